@@ -1,0 +1,16 @@
+"""Names and numbers that more than one room needs."""
+
+IGNORE_INDEX = -100
+"""Label of a position that carries no loss (torch's cross-entropy default)."""
+
+IMAGE_TOKEN = "<image>"
+"""Marks a picture's place in a conversation's text, as in LLaVA's JSON."""
+
+IMAGE_TOKEN_INDEX = -200
+"""Stands for one whole picture in token ids before it is expanded to its patches (LLaVA's own number)."""
+
+LANGUAGE_MODEL_FFN = r".*language_model\.layers\.\d+\.mlp\.(gate|up|down)_proj"
+"""Target pattern: the language model's FFN linears, and never those of the vision tower."""
+
+PROJECTOR = "multi_modal_projector"
+"""Module name of the projector in transformers' LLaVA."""

@@ -1,0 +1,145 @@
+"""Records -> training samples, one at a time.
+
+In: checked records, a template, a tokenizer, an image processor. Out: dicts of ``input_ids [T]``, ``labels [T]``
+and, for records with pictures, ``pixel_values [n, 3, H, W]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from llava_teamlora.data.images import load_image, prepare_image
+from llava_teamlora.data.records import Record
+from llava_teamlora.data.templates import Template
+from llava_teamlora.data.tokenize import Encoded, encode, expand_images, truncate
+from llava_teamlora.errors import UserError
+
+
+@dataclass(frozen=True)
+class VisionFormat:
+    """What a sample needs to know of the vision side.
+
+    Attributes:
+        image_processor: transformers image processor of the vision tower.
+        image_token_id: id of ``<image>`` in the model's vocabulary.
+        tokens_per_image: patch features a picture becomes.
+        aspect_ratio: ``pad`` or ``square``.
+    """
+
+    image_processor: Any
+    image_token_id: int
+    tokens_per_image: int
+    aspect_ratio: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Records encoded in a check, and how many of them lose their end to the length limit."""
+
+    looked_at: int
+    truncated: int
+
+
+class ConversationDataset(Dataset):
+    """LLaVA conversations as tokens, labels and pixels.
+
+    Args:
+        records: checked records.
+        template: how turns become text.
+        tokenizer: fast tokenizer.
+        max_length: longest sample in tokens, pictures expanded (``--model_max_length``).
+        vision: None for a text-only model.
+        image_folder: folder the records' picture paths are relative to.
+
+    Raises:
+        UserError: a record has a picture but the model takes none.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        template: Template,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        vision: VisionFormat | None = None,
+        image_folder: str | Path | None = None,
+    ) -> None:
+        self.records = records
+        self.template = template
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.vision = vision
+        self.image_folder = Path(image_folder) if image_folder is not None else None
+        with_picture = next((record for record in records if record.images), None)
+        if with_picture is not None and (vision is None or self.image_folder is None):
+            lacks = "the model takes no pictures" if vision is None else "no --image_folder is given"
+            raise UserError(f"{with_picture.where}: has a picture, but {lacks}")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def modality_lengths(self) -> list[int]:
+        """Words per record, negative for text-only ones: what the modality-grouped sampler sorts by."""
+        lengths = (max(1, record.words) for record in self.records)
+        return [n if r.images else -n for n, r in zip(lengths, self.records, strict=True)]
+
+    def encode(self, index: int) -> Encoded:
+        """Ids and labels of one record, pictures expanded and length limited."""
+        image_token_id = self.vision.image_token_id if self.vision is not None else -1
+        return truncate(self._encode_whole(index), self.max_length, image_token_id, self.records[index].where)
+
+    def _encode_whole(self, index: int) -> Encoded:
+        record = self.records[index]
+        segments = self.template.segments(record.turns, len(record.images), record.image_turn)
+        encoded = encode(segments, self.tokenizer)
+        if encoded.images != len(record.images):
+            raise UserError(f"{record.where}: {encoded.images} picture places for {len(record.images)} pictures")
+        if self.vision is None:
+            return encoded
+        return expand_images(encoded, self.vision.image_token_id, self.vision.tokens_per_image)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        record = self.records[index]
+        encoded = self.encode(index)
+        sample = {
+            "input_ids": torch.tensor(encoded.input_ids),
+            "labels": torch.tensor(encoded.labels),
+        }
+        if record.images:
+            sample["pixel_values"] = torch.stack([self._pixels(record, name) for name in record.images])
+        return sample
+
+    def _pixels(self, record: Record, name: str) -> torch.Tensor:
+        assert self.vision is not None and self.image_folder is not None  # refused in __init__
+        try:
+            image = load_image(self.image_folder / name)
+        except UserError as error:
+            raise UserError(f"{record.where}: {error}") from error
+        return prepare_image(image, self.vision.image_processor, self.vision.aspect_ratio)
+
+    def check(self, limit: int = 1000) -> Checked:
+        """Encode up to ``limit`` records, evenly spread, so that a hopeless data set is refused at once.
+
+        Raises:
+            UserError: a record cannot be encoded, or none of them has a trained token.
+        """
+        step = -(-len(self.records) // limit)
+        looked_at = range(0, len(self.records), step)
+        trained = truncated = 0
+        for index in looked_at:
+            truncated += len(self._encode_whole(index).input_ids) > self.max_length
+            trained += self.encode(index).trained_tokens
+        if not trained:
+            raise UserError(
+                f"{self.records[0].source}: no record has a trained token within --model_max_length "
+                f"{self.max_length}; every loss would be empty"
+            )
+        return Checked(len(looked_at), truncated)

@@ -1,0 +1,135 @@
+"""Picture files -> pixel values.
+
+In: paths. Out: ``[3, H, W]`` float tensors. The steps are LLaVA's (``process_images``): RGB, then either pad to
+a square with the processor's mean colour or keep the shape, then the tower's own resize, crop and normalise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from llava_teamlora.data.records import Record
+from llava_teamlora.errors import UserError
+
+ASPECT_RATIOS = ("pad", "square")
+"""``pad``: centre on a mean-coloured square first. ``square``: straight to the tower's resize and crop."""
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """Decode a picture to RGB.
+
+    Raises:
+        UserError: missing, unreadable, truncated or oversized file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: {'is a folder, not a picture' if path.is_dir() else 'no such picture'}")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable picture ({error})") from error
+
+
+def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Centre the picture on a square of its longer side."""
+    side = max(image.size)
+    if image.width == image.height:
+        return image
+    square = Image.new("RGB", (side, side), background)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def prepare_image(image: Image.Image, image_processor: Any, aspect_ratio: str) -> torch.Tensor:
+    """One RGB picture as the vision tower wants it.
+
+    Args:
+        image: RGB picture.
+        image_processor: transformers image processor with ``image_mean``.
+        aspect_ratio: one of :data:`ASPECT_RATIOS`.
+
+    Returns:
+        Pixel values ``[3, H, W]``, float32.
+    """
+    if aspect_ratio == "pad":
+        # int(), not round(): LLaVA's background is (122, 116, 104) for CLIP's mean.
+        red, green, blue = (int(channel * 255) for channel in image_processor.image_mean)
+        image = pad_to_square(image, (red, green, blue))
+    return image_processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def check_aspect_ratio(aspect_ratio: str) -> None:
+    """Refuse an unknown ``--image_aspect_ratio``.
+
+    Raises:
+        UserError: not one of :data:`ASPECT_RATIOS`.
+    """
+    if aspect_ratio not in ASPECT_RATIOS:
+        raise UserError(f"--image_aspect_ratio {aspect_ratio!r} is not one of {', '.join(ASPECT_RATIOS)}")
+
+
+def check_images(
+    records: Sequence[Record],
+    folder: str | Path | None,
+    *,
+    progress: Callable[[int], object] | None = None,
+    threads: int = 16,
+    shown: int = 5,
+) -> int:
+    """See, before a model is loaded, that every picture is there and begins like one (its header is read).
+
+    Args:
+        records: checked records.
+        folder: picture folder (``--image_folder``); may be None when no record has a picture.
+        progress: called with 1 for every picture looked at.
+        threads: files opened at once.
+        shown: how many offenders the message names.
+
+    Returns:
+        Number of different pictures.
+
+    Raises:
+        UserError: naming the first offenders and their number.
+    """
+    users: dict[str, Record] = {}
+    for record in records:
+        for image in record.images:
+            users.setdefault(image, record)
+    if not users:
+        return 0
+    if folder is None:
+        first = next(iter(users.values()))
+        raise UserError(f"{first.where}: has a picture, but no --image_folder is given")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (--image_folder)")
+
+    problems: list[tuple[str, str | None]] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for name, text in zip(users, pool.map(lambda name: _header_problem(folder / name), users), strict=True):
+            problems.append((name, text))
+            if progress is not None:
+                progress(1)
+    bad = [(name, text) for name, text in problems if text is not None]
+    if bad:
+        named = "; ".join(f"{users[name].where}: {folder / name}: {text}" for name, text in bad[:shown])
+        more = f"; and {len(bad) - shown} more" if len(bad) > shown else ""
+        raise UserError(f"{len(bad)} of {len(users)} pictures cannot be used: {named}{more}")
+    return len(users)
+
+
+def _header_problem(path: Path) -> str | None:
+    if not path.is_file():
+        return "no such picture"
+    try:
+        with Image.open(path):
+            return None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"not a readable picture ({error})" if "cannot identify" not in str(error) else "not a picture"

@@ -1,0 +1,194 @@
+"""LLaVA's JSON on disk -> checked records in memory.
+
+In: a path to a JSON list (or JSON lines) of ``{id, image?: str | [str], conversations: [{from, value}]}``.
+Out: a list of :class:`Record`. Everything that can be known without opening a picture is checked here, so
+that a bad record is refused before a model is loaded. Format: LLaVA, ``docs/Finetune_Custom_Data.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llava_teamlora.constants import IMAGE_TOKEN
+from llava_teamlora.errors import UserError
+
+Role = Literal["human", "gpt"]
+_ROLES: tuple[Role, Role] = ("human", "gpt")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance. ``text`` holds no image marker: see :attr:`Record.image_turn`."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation, with the place it came from for error messages.
+
+    Attributes:
+        source: file the record was read from.
+        index: position in that file, from 0.
+        id: the record's own id, or its index as text.
+        images: picture paths as written, relative to the image folder. Empty for a text-only record.
+        turns: human, gpt, human, gpt, …; always an even number, at least two.
+        image_turn: index of the turn in front of which the pictures stand; None for a text-only record.
+    """
+
+    source: str
+    index: int
+    id: str
+    images: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    image_turn: int | None
+
+    @property
+    def where(self) -> str:
+        """``file, record i (id …)``: how every message about this record begins."""
+        return f"{self.source}, record {self.index} (id {self.id})"
+
+    @property
+    def words(self) -> int:
+        """Words of all turns: LLaVA's measure of length for grouping (picture tokens are not counted)."""
+        return sum(len(turn.text.split()) for turn in self.turns)
+
+
+def load_records(path: str | Path) -> list[Record]:
+    """Read and check one LLaVA data file (``.json`` list or ``.jsonl`` lines).
+
+    Raises:
+        UserError: no such file, broken JSON (with line and column), or a record that breaks the format; the
+            message names file, record index and field.
+    """
+    path = Path(path)
+    rows = _read_rows(path)
+    if not rows:
+        raise UserError(f"{path}: holds no records")
+    return [parse_record(row, source=str(path), index=index) for index, row in enumerate(rows)]
+
+
+def _read_rows(path: Path) -> list[Any]:
+    if not path.is_file():
+        kind = "is a folder, not a JSON file" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {kind} (--data_path)")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    try:
+        if path.suffix == ".jsonl":
+            return _parse_lines(text)
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = " (one record a line? name it .jsonl)" if error.msg == "Extra data" else ""
+        raise UserError(
+            f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}{hint}"
+        ) from error
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a JSON list of records, found {type(rows).__name__}")
+    return rows
+
+
+def _parse_lines(text: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise json.JSONDecodeError(error.msg, "\n" * (number - 1) + line, number - 1 + error.pos) from error
+    return rows
+
+
+def parse_record(row: Any, *, source: str, index: int) -> Record:
+    """Check one raw record and give it its type.
+
+    As in LLaVA, image markers are taken out of the turn they stand in and the pictures are put before that
+    turn's text. Unlike LLaVA, a record whose markers and pictures disagree is refused: LLaVA then drops the
+    picture or consumes the next record's.
+
+    Raises:
+        UserError: naming ``source``, ``index`` and the field.
+    """
+    here = f"{source}, record {index}"
+    if not isinstance(row, dict):
+        raise UserError(f"{here}: expected an object, found {type(row).__name__}")
+    identity = str(row.get("id", index))
+    here = f"{here} (id {identity})"
+    images = _parse_images(row, here)
+    raw_turns = _parse_conversations(row, here)
+    markers = [(position, turn.text.count(IMAGE_TOKEN)) for position, turn in enumerate(raw_turns)]
+    marked = [(position, count) for position, count in markers if count]
+    image_turn = _check_markers(marked, images, raw_turns, here)
+    turns = tuple(_without_marker(turn) for turn in raw_turns)
+    return Record(source, index, identity, images, turns, image_turn)
+
+
+def _without_marker(turn: Turn) -> Turn:
+    # LLaVA strips white space only where a marker stood; other turns keep theirs, so that ids agree.
+    if IMAGE_TOKEN not in turn.text:
+        return turn
+    return Turn(turn.role, turn.text.replace(IMAGE_TOKEN, "").strip())
+
+
+def _parse_images(row: dict[str, Any], here: str) -> tuple[str, ...]:
+    value = row.get("image")
+    if value is None:
+        return ()
+    images = [value] if isinstance(value, str) else value
+    if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
+        raise UserError(f"{here}: 'image' must be a path or a non-empty list of paths, found {value!r}")
+    return tuple(images)
+
+
+def _parse_conversations(row: dict[str, Any], here: str) -> list[Turn]:
+    conversations = row.get("conversations")
+    if not isinstance(conversations, list) or not conversations:
+        raise UserError(f"{here}: 'conversations' must be a non-empty list of {{from, value}}")
+    turns = []
+    for position, raw in enumerate(conversations):
+        field = f"conversations[{position}]"
+        if not isinstance(raw, dict) or not isinstance(raw.get("value"), str):
+            raise UserError(f"{here}: {field} must be {{from, value}} with a text value, found {raw!r}")
+        if raw.get("from") not in _ROLES:
+            raise UserError(f"{here}: {field}.from must be 'human' or 'gpt', found {raw.get('from')!r}")
+        turns.append(Turn(raw["from"], raw["value"]))
+    if turns[0].role != "human":
+        if IMAGE_TOKEN in turns[0].text:
+            raise UserError(f"{here}: {IMAGE_TOKEN} stands in the first turn, which is gpt's and is dropped")
+        turns = turns[1:]  # LLaVA drops a first turn that is not the human's
+    for position, turn in enumerate(turns):
+        if turn.role != _ROLES[position % 2]:
+            raise UserError(f"{here}: turns must alternate human, gpt; turn {position} is from {turn.role!r}")
+    if len(turns) % 2 or not turns:
+        raise UserError(f"{here}: the last turn must be gpt's answer; add it or drop the last question")
+    return turns
+
+
+def _check_markers(
+    marked: list[tuple[int, int]], images: tuple[str, ...], turns: Iterable[Turn], here: str
+) -> int | None:
+    count = sum(number for _, number in marked)
+    if not images:
+        if count:
+            raise UserError(f"{here}: {count} x {IMAGE_TOKEN} but no 'image' field; remove it or name a picture")
+        return None
+    if not count:
+        raise UserError(f"{here}: 'image' is given but no turn holds {IMAGE_TOKEN}; add it to the question")
+    if len(marked) > 1 or count != len(images):
+        places = ", ".join(f"{number} in turn {position}" for position, number in marked)
+        raise UserError(
+            f"{here}: {count} x {IMAGE_TOKEN} ({places}) for {len(images)} picture(s); "
+            "each picture needs exactly one, all in the same human turn"
+        )
+    position = marked[0][0]
+    if position % 2:
+        raise UserError(f"{here}: {IMAGE_TOKEN} stands in gpt's turn {position}; it belongs in a question")
+    return position

@@ -1,0 +1,116 @@
+"""Segments -> token ids and labels.
+
+In: a template's segments and a fast tokenizer. Out: :class:`Encoded`. As in LLaVA (``tokenizer_image_token``)
+the text is cut at the pictures and each chunk is tokenized as one string, with one bos in front of all. Labels
+come from the character offsets of the trained segments, so ids and labels cannot drift apart (LLaVA's
+"tokenization mismatch").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava_teamlora.data.templates import Segment
+from llava_teamlora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids and labels of equal length; a picture is one ``IMAGE_TOKEN_INDEX`` until expanded."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def images(self) -> int:
+        """Number of unexpanded pictures."""
+        return self.input_ids.count(IMAGE_TOKEN_INDEX)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Number of positions that carry a loss."""
+        return sum(label != IGNORE_INDEX for label in self.labels)
+
+
+def encode(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Tokenize a conversation chunk by chunk and label its trained segments.
+
+    Args:
+        segments: as made by a template.
+        tokenizer: a *fast* tokenizer (character offsets are needed).
+
+    Raises:
+        UserError: the tokenizer has no offsets.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{tokenizer.name_or_path}: a fast tokenizer (tokenizer.json) is needed to place labels exactly; "
+            "load it with AutoTokenizer.from_pretrained(..., use_fast=True) and save it again"
+        )
+    bos = tokenizer.bos_token_id
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for number, chunk in enumerate(_chunks(segments)):
+        if number:
+            input_ids.append(IMAGE_TOKEN_INDEX)
+            labels.append(IGNORE_INDEX)
+        ids, chunk_labels = _encode_chunk(chunk, tokenizer)
+        if number and ids and ids[0] == bos:
+            ids, chunk_labels = ids[1:], chunk_labels[1:]
+        input_ids += ids
+        labels += chunk_labels
+    return Encoded(input_ids, labels)
+
+
+def _chunks(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Cut the segments at every picture: n pictures give n + 1 chunks."""
+    chunks: list[list[Segment]] = [[]]
+    for segment in segments:
+        first, *rest = segment.text.split(IMAGE_TOKEN)
+        chunks[-1].append(Segment(first, segment.trained))
+        chunks += [[Segment(text, segment.trained)] for text in rest]
+    return chunks
+
+
+def _encode_chunk(chunk: list[Segment], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    text = "".join(segment.text for segment in chunk)
+    trained = [segment.trained for segment in chunk for _ in segment.text]
+    encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    ids: list[int] = list(encoding["input_ids"])
+    # A token belongs to the segment its last character lies in; bos covers no character and is never trained.
+    labels = [
+        token if end > start and trained[end - 1] else IGNORE_INDEX
+        for token, (start, end) in zip(ids, encoding["offset_mapping"], strict=True)
+    ]
+    return ids, labels
+
+
+def expand_images(encoded: Encoded, image_token_id: int, tokens_per_image: int) -> Encoded:
+    """Replace each picture's one placeholder by as many image tokens as it has patch features."""
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        repeat = tokens_per_image if token == IMAGE_TOKEN_INDEX else 1
+        input_ids += [image_token_id if token == IMAGE_TOKEN_INDEX else token] * repeat
+        labels += [label] * repeat
+    return Encoded(input_ids, labels)
+
+
+def truncate(encoded: Encoded, max_length: int, image_token_id: int, where: str) -> Encoded:
+    """Keep the first ``max_length`` tokens of an expanded sample, never cutting into a picture.
+
+    Raises:
+        UserError: the cut would fall inside a picture's tokens.
+    """
+    if len(encoded.input_ids) <= max_length:
+        return encoded
+    if encoded.input_ids[max_length] == image_token_id:
+        raise UserError(
+            f"{where}: --model_max_length {max_length} would cut off a picture's tokens; raise it or "
+            "shorten the text before the picture"
+        )
+    return Encoded(encoded.input_ids[:max_length], encoded.labels[:max_length])

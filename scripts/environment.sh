@@ -1,0 +1,47 @@
+# Sourced by the other scripts: makes sure that `llava-teamlora` can be called.
+#
+#   ensure_environment [EXTRA]
+#
+# With a virtual environment (or conda) active, that one is used and completed; otherwise .venv is made beside this
+# checkout, with the tested versions of constraints.txt. An interrupted installation goes on at the next call.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+ensure_environment() {
+  local extra=${1:-} target=$ROOT stamp
+  [[ -z $extra ]] || target="$ROOT[$extra]"
+  if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
+    if ! command -v llava-teamlora >/dev/null || ! _importable "$extra"; then
+      echo "Installing into the active environment ${VIRTUAL_ENV:-$CONDA_PREFIX} …" >&2
+      python -m pip install --quiet --disable-pip-version-check -e "$target"
+    fi
+    return
+  fi
+  _ensure_python
+  stamp=$ROOT/.venv/.installed-${extra:-base}-$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)
+  if [[ ! -f $stamp ]]; then
+    echo "Making the environment $ROOT/.venv (some minutes, once) …" >&2
+    "${PYTHON:-python3}" -m venv "$ROOT/.venv" || {
+      echo "error: no virtual environment could be made; on Debian and Ubuntu: apt-get install python3-venv" >&2
+      exit 1
+    }
+    # torch first and by itself: nothing else may then choose another build of it.
+    "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" torch
+    "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$ROOT/constraints.txt" -e "$target"
+    touch "$stamp"
+  fi
+  export VIRTUAL_ENV=$ROOT/.venv PATH=$ROOT/.venv/bin:$PATH
+}
+
+_importable() {
+  local module=llava_teamlora
+  [[ ${1:-} != dev ]] || module="llava_teamlora, pytest, xdist"
+  python -c "import $module" 2>/dev/null
+}
+
+_ensure_python() {
+  if ! "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "error: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python3" >&2
+    exit 1
+  fi
+}

@@ -1,0 +1,83 @@
+"""Ids are LLaVA's chunk by chunk, labels are exactly the trained segments."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava_teamlora.data.records import Turn
+from llava_teamlora.data.templates import TEMPLATES, Segment
+from llava_teamlora.data.tokenize import Encoded, encode, expand_images, truncate
+from llava_teamlora.errors import UserError
+
+TURNS = (
+    Turn("human", "is there a red circle?"),
+    Turn("gpt", "yes"),
+    Turn("human", "and a blue one?"),
+    Turn("gpt", "no, none"),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+def test_ids_equal_llavas_chunkwise_way(tokenizer: PreTrainedTokenizerBase) -> None:
+    """LLaVA: tokenize each chunk around <image>, keep the first bos, join with -200."""
+    segments = TEMPLATES["v1"].segments(TURNS, images=1, image_turn=0)
+    before, after = "".join(s.text for s in segments).split("<image>")
+    first, second = (tokenizer(text).input_ids for text in (before, after))
+    assert first[0] == second[0] == tokenizer.bos_token_id
+    assert encode(segments, tokenizer).input_ids == [*first, IMAGE_TOKEN_INDEX, *second[1:]]
+
+
+def test_labels_are_the_answers(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = encode(TEMPLATES["v1"].segments(TURNS, images=1, image_turn=0), tokenizer)
+    runs: list[list[int]] = [[]]
+    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        if label == IGNORE_INDEX:
+            runs.append([])
+        else:
+            assert label == token
+            runs[-1].append(token)
+    answers = [tokenizer.decode(run).strip() for run in runs if run]
+    assert answers == ["yes</s>", "no, none</s>"]
+    assert encoded.trained_tokens == sum(len(run) for run in runs)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n", "no", "é🙂 ünïcode", "a  b", "</s> inside", "x" * 300])
+def test_odd_answers_never_shift_the_mask(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = (Turn("human", "q"), Turn("gpt", text), Turn("human", "q"), Turn("gpt", "no"))
+    encoded = encode(TEMPLATES["v1"].segments(turns), tokenizer)
+    kept = [token for token, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != IGNORE_INDEX]
+    rendered = tokenizer.decode(kept).replace(" ", "")
+    assert rendered == f"{text}</s>no</s>".replace(" ", "")
+
+
+def test_a_token_across_a_border_belongs_to_its_last_character(tokenizer: PreTrainedTokenizerBase) -> None:
+    whole = tokenizer("circle").input_ids
+    encoded = encode([Segment("cir", False), Segment("cle", True)], tokenizer)
+    assert encoded.input_ids == whole
+    assert encoded.labels[-1] == whole[-1]
+
+
+def test_expansion_and_truncation() -> None:
+    encoded = Encoded([1, IMAGE_TOKEN_INDEX, 5, 6], [IGNORE_INDEX, IGNORE_INDEX, 5, 6])
+    expanded = expand_images(encoded, image_token_id=9, tokens_per_image=3)
+    assert expanded.input_ids == [1, 9, 9, 9, 5, 6]
+    assert expanded.labels == [IGNORE_INDEX] * 4 + [5, 6]
+    assert truncate(expanded, 5, 9, "here").input_ids == [1, 9, 9, 9, 5]
+    assert truncate(expanded, 6, 9, "here") is expanded
+    with pytest.raises(UserError, match="here: --model_max_length 2 would cut off a picture"):
+        truncate(expanded, 2, 9, "here")
+
+
+def test_a_slow_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    class Slow:
+        is_fast = False
+        name_or_path = "somewhere"
+
+    with pytest.raises(UserError, match="somewhere: a fast tokenizer"):
+        encode([Segment("x", True)], Slow())  # type: ignore[arg-type]
