@@ -1,12 +1,19 @@
 """TeamLoRA for peft and transformers, and a LLaVA-1.5 trainer that carries it.
 
-Importing this package registers its methods with peft (so that ``PeftModel.from_pretrained`` knows them) as soon
-as peft and torch are there to be imported; nothing heavier is loaded until it is used.
+Importing this package makes its methods known to peft, so that ``PeftModel.from_pretrained`` and transformers'
+``load_adapter`` read their checkpoints. It imports nothing heavy itself: if peft is not loaded yet, the methods are
+registered at the moment it is.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,3 +36,32 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _AfterPeft(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports ``llava_teamlora.tuners``, which registers the methods, right after peft's own import."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "peft":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            self.inner, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self.inner
+        self.inner.exec_module(module)
+        importlib.import_module("llava_teamlora.tuners")
+
+
+if "peft" in sys.modules:
+    importlib.import_module("llava_teamlora.tuners")
+else:
+    sys.meta_path.insert(0, _AfterPeft())

@@ -1,0 +1,285 @@
+"""A run folder <-> the model it holds.
+
+A run folder (and every ``checkpoint-N`` in it) is self-contained but for the frozen base: the adapter with the
+projector in ``adapter_model.safetensors``, tokenizer and image processor, and ``run.yaml``, which says what the
+folder is: base with its fingerprint, method, template, arguments, versions. What a folder holds is decided by
+these files, never by its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+
+from llava_teamlora import __version__
+from llava_teamlora.data.dataset import VisionFormat
+from llava_teamlora.data.images import check_aspect_ratio
+from llava_teamlora.data.templates import Template, get_template
+from llava_teamlora.errors import UserError
+from llava_teamlora.models.build import Base, BaseSpec, fingerprint, load_base
+
+RUN_FILE = "run.yaml"
+ADAPTER_FILE = "adapter_model.safetensors"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """``run.yaml``: what a run folder is and how it came to be.
+
+    Attributes:
+        method: name in METHODS.
+        base: what was adapted.
+        base_fingerprint: content of ``base.model`` (and of the tower, when there is one).
+        version: conversation template.
+        image_aspect_ratio: ``pad`` or ``square``.
+        arguments: the resolved command line.
+        versions: of Python and the libraries that matter.
+        results: figures of the finished run (losses, seconds, memory); empty in a checkpoint.
+    """
+
+    method: str
+    base: BaseSpec
+    base_fingerprint: str
+    version: str
+    image_aspect_ratio: str
+    arguments: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, with all that a prompt needs.
+
+    Attributes:
+        model: in eval mode on its device.
+        tokenizer: fast tokenizer.
+        template: how turns become text.
+        vision: how pictures become pixels and tokens; None for a text-only model.
+        name: the path as the user gave it.
+        manifest: what is written beside scores.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    vision: VisionFormat | None
+    name: str
+    manifest: dict[str, Any]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python, this package (with its commit, in a checkout) and the libraries that matter."""
+    import accelerate
+    import peft
+    import transformers
+
+    found = {
+        "python": platform.python_version(),
+        "llava_teamlora": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "accelerate": accelerate.__version__,
+    }
+    commit = _commit()
+    return {**found, "commit": commit} if commit else found
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this package lies in; None outside of one."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole text file or nothing: a reader never sees half of it.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_run_card(folder: str | Path, card: RunCard) -> None:
+    """Write ``run.yaml`` into a folder."""
+    content = {"llava_teamlora_run": _FORMAT, **asdict(card)}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_atomically(Path(folder) / RUN_FILE, text)
+
+
+def read_run_card(folder: str | Path) -> RunCard:
+    """Read ``run.yaml`` of a folder.
+
+    Raises:
+        UserError: not there, broken, or of another format.
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: is not a run folder (it holds no {RUN_FILE})")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content.pop("llava_teamlora_run") != _FORMAT:
+            raise UserError(f"{path}: was written by another version of this program; format {_FORMAT} is read")
+        return RunCard(**{**content, "base": BaseSpec(**content["base"])})
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is broken ({error})") from error
+
+
+def base_fingerprint(spec: BaseSpec) -> str:
+    """Fingerprint of all folders a base is made of."""
+    names = [spec.model, *([spec.vision_tower] if spec.vision_tower else [])]
+    return hashlib.sha256("".join(fingerprint(name) for name in names).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    attn_implementation: str = "auto",
+    version: str = "v1",
+    image_aspect_ratio: str = "pad",
+    model_base: str | None = None,
+) -> Loaded:
+    """Load a run folder, or a base as it is, for answering.
+
+    Args:
+        path: run folder, checkpoint folder, or a base (folder or hub id).
+        device: torch device; None takes the accelerator if there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None is half precision on an accelerator, else float32.
+        attn_implementation: see ``models.build.resolve_attention``.
+        version: template, for a base only; a run folder names its own.
+        image_aspect_ratio: likewise.
+        model_base: where a run folder's base lies now, if it has moved. Its content must be the same.
+
+    Raises:
+        UserError: nothing usable there, or a base that is not the one the adapter was trained on.
+    """
+    path = Path(path)
+    device = device or _default_device()
+    torch_dtype = _parse_dtype(dtype, device)
+    if (path / RUN_FILE).is_file():
+        loaded = _load_run(path, torch_dtype, attn_implementation, model_base)
+    elif (path / "adapter_config.json").is_file():
+        raise UserError(f"{path}: holds an adapter but no {RUN_FILE}; use the whole run folder")
+    else:
+        loaded = _load_plain_base(str(path), torch_dtype, attn_implementation, version, image_aspect_ratio)
+    return Loaded(
+        model=loaded.model.to(device).eval(),
+        tokenizer=loaded.tokenizer,
+        template=loaded.template,
+        vision=loaded.vision,
+        name=loaded.name,
+        manifest={**loaded.manifest, "dtype": str(torch_dtype).removeprefix("torch."), "device": device},
+    )
+
+
+def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | None) -> Loaded:
+    from peft import PeftModel
+
+    card = read_run_card(path)
+    spec = replace(card.base, model=model_base) if model_base else card.base
+    if not model_base and Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
+        raise UserError(f"{path}: its base {spec.model} is not there; say where it is with --model_base")
+    if not (path / ADAPTER_FILE).is_file():
+        raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
+    found = base_fingerprint(spec)
+    if found != card.base_fingerprint:
+        raise UserError(
+            f"{path}: was trained on a base with fingerprint {card.base_fingerprint[:12]}, but {spec.model} "
+            f"now has {found[:12]}; put the original base back"
+        )
+    base = load_base(spec, dtype, attention)
+    model = PeftModel.from_pretrained(base.model, str(path))
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    image_processor = AutoImageProcessor.from_pretrained(path)
+    manifest = {
+        "kind": "run",
+        "model": str(path),
+        "method": card.method,
+        "base": asdict(spec),
+        "base_fingerprint": found,
+        "adapter_sha256": file_sha256(path / ADAPTER_FILE),
+        "version": card.version,
+        "image_aspect_ratio": card.image_aspect_ratio,
+        "versions": library_versions(),
+    }
+    vision = _vision_format(base, image_processor, card.image_aspect_ratio)
+    return Loaded(model, tokenizer, get_template(card.version), vision, str(path), manifest)
+
+
+def _load_plain_base(name: str, dtype: torch.dtype, attention: str, version: str, aspect_ratio: str) -> Loaded:
+    template = get_template(version)
+    check_aspect_ratio(aspect_ratio)
+    spec = BaseSpec(name)
+    base = load_base(spec, dtype, attention)
+    manifest = {
+        "kind": "base",
+        "model": name,
+        "method": "none",
+        "base": asdict(spec),
+        "base_fingerprint": base_fingerprint(spec),
+        "adapter_sha256": None,
+        "version": version,
+        "image_aspect_ratio": aspect_ratio,
+        "versions": library_versions(),
+    }
+    vision = _vision_format(base, base.image_processor, aspect_ratio)
+    return Loaded(base.model, base.tokenizer, template, vision, name, manifest)
+
+
+def _vision_format(base: Base, image_processor: Any, aspect_ratio: str) -> VisionFormat:
+    return VisionFormat(image_processor, base.image_token_id, base.tokens_per_image, aspect_ratio)
+
+
+def _default_device() -> str:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator is not None else "cpu"
+
+
+def _parse_dtype(name: str | None, device: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is None:
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    if name not in known:
+        raise UserError(f"--dtype {name!r} is not one of {', '.join(known)}")
+    return known[name]

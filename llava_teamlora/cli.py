@@ -1,0 +1,68 @@
+"""``llava-teamlora``: one program, one subcommand a room. A user's mistake ends in one line, without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from llava_teamlora import __version__
+from llava_teamlora.errors import UserError
+
+_EPILOG = """\
+A first run, on a bare CPU machine:   bash scripts/finetune_teamlora.sh
+See what would be trained on what:    llava-teamlora train --config run.yaml --dry_run True
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    from llava_teamlora.evaluation import commands as evaluation
+    from llava_teamlora.serving import terminal
+
+    parser = argparse.ArgumentParser(
+        prog="llava-teamlora",
+        description="Fine-tune, evaluate and talk to LLaVA models with TeamLoRA.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers.add_parser("train", help="fine-tune a LLaVA (see llava-teamlora train --help)", add_help=False)
+    evaluation.add_parser(subparsers)
+    terminal.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: command line without the program's name; None takes the process's own.
+
+    Returns:
+        Exit status: 0, 1 for a user's mistake, 130 for an interruption.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # LLaVA's flag and peft's attribute keep the name that transformers is about to change.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    try:
+        if argv[:1] == ["train"]:
+            from llava_teamlora.training.run import train
+
+            return train(argv[1:])
+        arguments = _parser().parse_args(argv)
+        return int(arguments.run(arguments))
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

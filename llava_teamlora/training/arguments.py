@@ -1,0 +1,284 @@
+"""Command line and YAML -> checked, typed arguments.
+
+In: ``argv`` with LLaVA's flag names, and ``--config FILE`` whose keys are the same names (the command line wins).
+Out: :class:`Arguments`. An unknown flag or key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+import yaml
+from transformers import HfArgumentParser
+
+from llava_teamlora.constants import LANGUAGE_MODEL_FFN
+from llava_teamlora.data.images import check_aspect_ratio
+from llava_teamlora.data.templates import get_template
+from llava_teamlora.errors import UserError, nearest
+from llava_teamlora.models.build import PROJECTOR_TYPE, BaseSpec
+from llava_teamlora.tuners import METHODS, AdapterOptions
+
+
+def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
+    if default is dataclasses.MISSING:
+        return field(metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """What is tuned."""
+
+    model_name_or_path: str = _help(
+        "Folder or hub id of a LLaVA in transformers' layout, or of a language model (then give --vision_tower)."
+    )
+    vision_tower: str | None = _help("CLIP tower to put before a language model.", None)
+    version: str = _help("Conversation template: v1 (alias vicuna_v1) or plain.", "v1")
+    mm_vision_select_layer: int = _help("Hidden state of the tower that is used.", -2)
+    mm_vision_select_feature: str = _help("patch, or cls_patch to keep the cls token.", "patch")
+    mm_projector_type: str = _help("Projector of a newly put together LLaVA.", PROJECTOR_TYPE)
+    pretrain_mm_mlp_adapter: str | None = _help("mm_projector.bin to start the projector from.", None)
+    freeze_mm_mlp_adapter: bool = _help("Do not train the projector.", False)
+    attn_implementation: str = _help("auto, sdpa, eager or flash_attention_2.", "auto")
+
+    def __post_init__(self) -> None:
+        get_template(self.version)
+        if self.mm_projector_type != PROJECTOR_TYPE:
+            raise UserError(f"--mm_projector_type {self.mm_projector_type!r}: only {PROJECTOR_TYPE} is supported")
+
+    def base(self) -> BaseSpec:
+        """The base these arguments name; local folders absolute, so that a run folder may be moved."""
+        return BaseSpec(
+            model=_absolute(self.model_name_or_path),
+            vision_tower=_absolute(self.vision_tower) if self.vision_tower else None,
+            select_layer=self.mm_vision_select_layer,
+            select_feature=self.mm_vision_select_feature,
+            projector_weights=_absolute(self.pretrain_mm_mlp_adapter) if self.pretrain_mm_mlp_adapter else None,
+        )
+
+
+@dataclass
+class MethodArguments:
+    """How it is tuned."""
+
+    method: str = _help(f"One of: {', '.join(METHODS)}.", "teamlora")
+    r: int | None = _help("Rank; of one expert for routed methods (default 8).", None)
+    alpha: float | None = _help("The update is scaled by alpha / r (default 16).", None)
+    dropout: float | None = _help("Dropout on the adapter's input (default 0).", None)
+    num_experts: int | None = _help("Experts k of a routed method (default 4).", None)
+    router_hidden: int | None = _help("Hidden width of an MLP router; unset is a linear one.", None)
+    interaction_init: str | None = _help("TeamLoRA: uniform, literal or identity (default uniform).", None)
+    train_interaction: bool | None = _help("TeamLoRA: learn the interaction matrix (default True).", None)
+    balance_loss_coef: float | None = _help("Weight of the load-balance loss (default 0).", None)
+    router_z_loss_coef: float | None = _help("Weight of the router z-loss (default 0).", None)
+    target_modules: str = _help("Regex of the linears that carry the adapter.", LANGUAGE_MODEL_FFN)
+    match_params: str | None = _help(
+        "Choose the rank so that the adapter's parameters equal another method's to within one percent, "
+        "e.g. teamlora:r=8,num_experts=4",
+        None,
+    )
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            known = ", ".join(METHODS)
+            raise UserError(f"--method {self.method!r} is not one of {known}{nearest(self.method, METHODS)}")
+        if self.match_params is not None and self.r is not None:
+            raise UserError("--match_params chooses the rank: drop --r")
+        self.matched()
+        try:
+            METHODS[self.method].build(self.options())
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def options(self, modules_to_save: tuple[str, ...] | None = None) -> AdapterOptions:
+        """What was said of the adapter."""
+        names = {f.name for f in dataclasses.fields(AdapterOptions)} - {"modules_to_save"}
+        said = {name: getattr(self, name) for name in names}
+        return AdapterOptions(modules_to_save=modules_to_save, **said)
+
+    def matched(self) -> tuple[str, AdapterOptions] | None:
+        """Method and options that ``--match_params`` names; None when it is not given.
+
+        Raises:
+            UserError: not of the form ``method:option=value,…``.
+        """
+        if self.match_params is None:
+            return None
+        name, _, rest = self.match_params.partition(":")
+        if name not in METHODS:
+            raise UserError(f"--match_params: {name!r} is not one of {', '.join(METHODS)}{nearest(name, METHODS)}")
+        try:
+            pairs = [pair.split("=", 1) for pair in rest.split(",") if pair]
+            options = AdapterOptions(target_modules=self.target_modules, **{k: int(v) for k, v in pairs})
+            METHODS[name].build(options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--match_params {self.match_params!r}: {error}; write e.g. teamlora:r=8") from error
+        return name, options
+
+
+@dataclass
+class DataArguments:
+    """What it is tuned on."""
+
+    data_path: str = _help("LLaVA JSON: [{id, image?, conversations: [{from, value}]}].")
+    image_folder: str | None = _help("Folder the records' picture paths are relative to.", None)
+    validation_data_path: str | None = _help("LLaVA JSON the loss is watched on (same image folder).", None)
+    image_aspect_ratio: str = _help("pad (to a square, LLaVA-1.5's way) or square (resize and crop).", "pad")
+
+    def __post_init__(self) -> None:
+        check_aspect_ratio(self.image_aspect_ratio)
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' own training arguments with LLaVA-1.5's defaults, and LLaVA's additions."""
+
+    output_dir: str = _help("Run folder; checkpoints go into it too.")
+    learning_rate: float = _help("Peak learning rate of the adapter.", 2e-4)
+    mm_projector_lr: float | None = _help("Peak learning rate of the projector; unset: --learning_rate.", None)
+    model_max_length: int = _help("Longest sample in tokens, pictures expanded.", 2048)
+    group_by_modality_length: bool = _help("Batches of one modality and of like lengths.", False)
+    num_train_epochs: float = _help("Passes over the data.", 1.0)
+    lr_scheduler_type: str = _help("Shape of the learning rate over time.", "cosine")
+    warmup_steps: float = _help("Warm-up steps; below 1, a share of all steps.", 0.03)
+    logging_steps: float = _help("Log every so many steps.", 10)
+    save_steps: float = _help("Checkpoint every so many steps; below 1, a share of all steps.", 500)
+    save_total_limit: int | None = _help("Checkpoints kept.", 1)
+    report_to: str | None = _help("tensorboard, wandb, none…", "tensorboard")
+    remove_unused_columns: bool = _help("Leave False: samples hold what the model takes.", False)
+    prediction_loss_only: bool = _help("Validation computes the loss alone.", True)
+    overwrite_output_dir: bool = _help("Start anew where a run lies already.", False)
+    dry_run: bool = _help("Show what would be trained on what, and stop.", False)
+
+    def __post_init__(self) -> None:
+        if self.mm_projector_lr is not None and self.mm_projector_lr < 0:
+            raise UserError(f"--mm_projector_lr {self.mm_projector_lr} must not be negative")
+        if self.model_max_length < 1:
+            raise UserError(f"--model_max_length {self.model_max_length} must be positive")
+        if self.load_best_model_at_end and self.eval_strategy == "no":
+            raise UserError("--load_best_model_at_end needs --eval_strategy steps or epoch")
+        # Pinned memory speeds copies to an accelerator; without one it only warns.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """All arguments of a run; ``said`` names the flags that were given."""
+
+    model: ModelArguments
+    method: MethodArguments
+    data: DataArguments
+    training: TrainingArguments
+    said: frozenset[str]
+
+    def resolved(self) -> dict[str, Any]:
+        """Flags and values as plain types: what ``run.yaml`` keeps and ``--config`` reads.
+
+        All of ours are there; of transformers' own training arguments those that were said.
+        """
+        own = TrainingArguments.__annotations__.keys()
+        training = self.training.to_dict()
+        return {
+            **dataclasses.asdict(self.model),
+            **dataclasses.asdict(self.method),
+            **dataclasses.asdict(self.data),
+            **{name: training[name] for name in training if name in own or name in self.said},
+        }
+
+
+class _Parser(HfArgumentParser):
+    """Refuses in our words instead of printing argparse's usage of a hundred flags."""
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(r"/--[\w-]+", "", message)  # each flag also has a spelling with hyphens
+        raise UserError(f"llava-teamlora train: {message} (see llava-teamlora train --help)")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """Parse ``argv`` (without the program's name) over an optional ``--config`` file.
+
+    Raises:
+        UserError: an unknown flag or key, a missing one, or a value that is refused.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(
+        [ModelArguments, MethodArguments, DataArguments, TrainingArguments],  # type: ignore[arg-type]
+        prog="llava-teamlora train",
+        allow_abbrev=False,
+        description="Fine-tune a LLaVA with TeamLoRA or a method beside it. Flags are LLaVA's and transformers'.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML of flags (a run folder's run.yaml works); the command line wins."
+    )
+    known = {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
+    argv = _with_config(argv, known)
+    if "-h" in argv or "--help" in argv:
+        parser.print_help()
+        raise SystemExit(0)
+    said = _said(argv, known)
+    try:
+        model, method, data, training, *_ = parser.parse_args_into_dataclasses(argv)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"llava-teamlora train: {str(error).strip().splitlines()[0]}") from error
+    return Arguments(model, method, data, training, said)
+
+
+def _said(argv: Sequence[str], known: set[str]) -> frozenset[str]:
+    """Names of the flags given, all of them known."""
+    names = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"llava-teamlora train: unknown flag --{name}{nearest(name, known)}")
+    return frozenset(name.replace("-", "_") for name in names)
+
+
+def _with_config(argv: list[str], known: set[str]) -> list[str]:
+    """Put the flags of a ``--config`` file in front of those of the command line."""
+    if "--config" not in argv:
+        return argv
+    position = argv.index("--config")
+    if position + 1 == len(argv):
+        raise UserError("--config needs a file")
+    path = Path(argv[position + 1])
+    values = _read_config(path)
+    flags: list[str] = []
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        if value is None:
+            continue
+        words = [json.dumps(item) if isinstance(item, dict) else str(item) for item in _listed(value)]
+        flags += [f"--{key}", *words] if words else []
+    return flags + argv[:position] + argv[position + 2 :]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (--config)")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: broken YAML: {' '.join(str(error).split())}") from error
+    if isinstance(content, dict) and "llava_teamlora_run" in content:
+        content = content["arguments"]
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected 'flag: value' lines")
+    return content
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name

@@ -1,0 +1,246 @@
+"""transformers' Trainer with what LLaVA needs: two learning rates, modality batches, whole-folder checkpoints.
+
+In: model, datasets, :class:`TrainingArguments`, the run's card. Out: ``checkpoint-N`` folders that are complete run
+folders and appear at once or not at all. Everything else (loop, logging, DeepSpeed, FSDP) is transformers' own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from llava_teamlora.checkpoint import RUN_FILE, RunCard, write_run_card
+from llava_teamlora.constants import PROJECTOR
+from llava_teamlora.data.dataset import ConversationDataset
+from llava_teamlora.data.sampler import ModalityLengthSampler
+from llava_teamlora.errors import UserError
+
+_STAGING = ".incomplete"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The newest complete ``checkpoint-N`` of a run, or None."""
+    found = [
+        (int(match.group(1)), path)
+        for path in Path(folder).glob("checkpoint-*")
+        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / RUN_FILE).is_file()
+    ]
+    return max(found)[1] if found else None
+
+
+class LlavaTrainer(Trainer):
+    """Trainer for a LLaVA with an adapter.
+
+    Args:
+        card: written into every checkpoint as ``run.yaml``.
+        image_processor: saved into every checkpoint beside the tokenizer.
+        kwargs: transformers' own; ``processing_class`` is the tokenizer.
+    """
+
+    def __init__(self, *, card: RunCard, image_processor: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.card = card
+        self.image_processor = image_processor
+        self.interruption = Interruption()
+        self.add_callback(self.interruption)
+        self.seconds_before = 0.0
+        self._staging = False
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds trained so far, earlier legs of a resumed run included."""
+        return self.seconds_before + time.monotonic() - self.interruption.started
+
+    # Order of samples -------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not self.args.group_by_modality_length or not isinstance(dataset, ConversationDataset):
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        ways = self.args.world_size * self.args.gradient_accumulation_steps
+        batch = self.args.train_batch_size
+        sampler = ModalityLengthSampler(dataset.modality_lengths, batch, ways, seed)
+        # Not every version of accelerate reaches a sampler behind its shards; this always does.
+        self.add_callback(SetEpoch(sampler))
+        return sampler
+
+    # Learning rates ---------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW (or ``--optim``) over groups {adapter, projector} x {decayed, not decayed}."""
+        if self.optimizer is None and self.args.mm_projector_lr is not None:
+            target = self.model if model is None else model
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
+            self.optimizer = optimizer_class(self._parameter_groups(target), **kwargs)
+            return self.optimizer
+        return super().create_optimizer(model)
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        rates = {False: self.args.learning_rate, True: self.args.mm_projector_lr}
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        groups = [
+            {
+                "params": [
+                    p for name, p in trained if (PROJECTOR in name) == projector and (name in decayed) == decay
+                ],
+                "weight_decay": self.args.weight_decay if decay else 0.0,
+                "lr": rates[projector],
+                "name": f"{'projector' if projector else 'adapter'}{'' if decay else ', no decay'}",
+            }
+            for projector in (False, True)
+            for decay in (True, False)
+        ]
+        return [group for group in groups if group["params"]]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the projector's learning rate to every training log line."""
+        if "learning_rate" in logs and self.optimizer is not None and self.lr_scheduler is not None:
+            names = [group.get("name", "") for group in self.optimizer.param_groups]
+            for name, rate in zip(names, self.lr_scheduler.get_last_lr(), strict=True):
+                if name.startswith("projector"):
+                    logs["projector_learning_rate"] = float(rate)
+        super().log(logs, *args, **kwargs)
+
+    # Text-only batches ------------------------------------------------------------------------------------
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """transformers' loss; a batch without pictures still runs tower and projector, with zero weight.
+
+        Otherwise the projector has no gradient on that process while it has one on others, and a distributed
+        step waits for ever.
+        """
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if "pixel_values" in inputs or not model.training:
+            return result
+        nothing = self._unused_projector_output(model)
+        if isinstance(result, tuple):
+            return result[0] + nothing, *result[1:]
+        return result + nothing
+
+    def _unused_projector_output(self, model: Any) -> torch.Tensor:
+        base = self.accelerator.unwrap_model(model)
+        base = base.get_base_model() if hasattr(base, "get_base_model") else base
+        size = base.config.vision_config.image_size
+        weight = next(base.model.vision_tower.parameters())
+        dtype = weight.dtype if weight.is_floating_point() else base.dtype
+        blank = torch.zeros(1, 3, size, size, device=weight.device, dtype=dtype)
+        features = base.get_image_features(pixel_values=blank).pooler_output[0]  # [patches, D]
+        return features.sum() * 0.0
+
+    # Checkpoints ------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / _STAGING) if self._staging else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write ``checkpoint-N`` aside and move it into place when it is whole."""
+        run = Path(super()._get_output_dir(trial))
+        staging = run / _STAGING
+        name = f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                results = {**self.card.results, "train_seconds": round(self.train_seconds, 1)}
+                write_run_card(staging / name, replace(self.card, results=results))
+                shutil.rmtree(run / name, ignore_errors=True)
+                (staging / name).rename(run / name)
+                shutil.rmtree(staging)
+        except (OSError, RuntimeError, SafetensorError, UserError) as error:
+            raise self._explained(error, run, name) from error
+        finally:
+            self._staging = False
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _explained(self, error: Exception, run: Path, name: str) -> Exception:
+        """A failed save in words: it is nearly always the disk. The half-written folder is removed."""
+        shutil.rmtree(run / _STAGING, ignore_errors=True)
+        last = last_checkpoint(run)
+        kept = f"{last.name} is whole" if last else "there is no earlier checkpoint"
+        reason = str(error).strip().splitlines()[0]
+        return UserError(
+            f"{run / name}: cannot be saved ({reason}); {kept}. Make room (or check the folder's rights) and run "
+            "the same command again: it goes on from there"
+        )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.image_processor.save_pretrained(output_dir or self.args.output_dir)
+
+
+class SetEpoch(TrainerCallback):
+    """Tells a sampler which epoch begins."""
+
+    def __init__(self, sampler: ModalityLengthSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer; ``state.epoch`` is a whole number here, or lies inside a resumed epoch."""
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class Interruption(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second one ends the program at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.started = time.monotonic()
+        self._previous: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock and install the handlers for the time of training."""
+        self.started = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put the former handlers back."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the former handlers back, also after a failed training."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint and the end, on all processes if one was interrupted."""
+        if args.world_size > 1:
+            flag = torch.tensor(int(self.requested), device=args.device)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            self.requested = bool(flag.item())
+        if self.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            self.restore()
+            raise KeyboardInterrupt
+        self.requested = True

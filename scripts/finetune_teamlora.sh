@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Fine-tune a LLaVA with TeamLoRA: from environment to table.
+#
+# With nothing set, the embedded chain on a bare CPU machine: the tiny LLaVA of playground/tiny, tuned on the public
+# easy-VQA data set, evaluated on its whole test split beside the untuned base.
+#   bash scripts/finetune_teamlora.sh
+#   METHOD=lora bash scripts/finetune_teamlora.sh          # a LoRA of equal trainable parameters
+#
+# With MODEL and DATA set, the real thing, LLaVA-1.5's hyperparameters as defaults:
+#   MODEL=lmsys/vicuna-7b-v1.5 VISION_TOWER=openai/clip-vit-large-patch14-336 DATA=llava_v1_5_mix665k.json \
+#   IMAGES=playground/data OUT=runs/llava-1.5-7b-teamlora GPUS=8 LAUNCHER=deepspeed bash scripts/finetune_teamlora.sh
+#
+#   MODEL         a LLaVA in transformers' layout, or a language model (then with VISION_TOWER)
+#   PROJECTOR     pre-trained mm_projector.bin for a language model
+#   DATA, IMAGES  LLaVA JSON and the folder its picture paths are relative to
+#   OUT           run folder                           SEED      (0)
+#   GPUS          processes; 0 or 1 is one (default 1) METHOD    teamlora, lora
+#   LAUNCHER      torchrun, deepspeed or python (default: torchrun for several processes, else python)
+#   BATCH         samples per process and step (16)    PYTHON    interpreter to make the environment with
+#   LIMIT         embedded chain: questions to evaluate on (all)
+#
+# Every further argument goes to `llava-teamlora train` and wins over what is set here. An interrupted run goes on when
+# the same command is given again. The last line printed is one JSON object.
+set -euo pipefail
+
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+  exit
+fi
+
+METHOD=${METHOD:-teamlora}
+MODEL=${MODEL:-}
+VISION_TOWER=${VISION_TOWER:-}
+PROJECTOR=${PROJECTOR:-}
+DATA=${DATA:-}
+IMAGES=${IMAGES:-}
+OUT=${OUT:-}
+GPUS=${GPUS:-1}
+SEED=${SEED:-0}
+BATCH=${BATCH:-16}
+LIMIT=${LIMIT:-}
+LAUNCHER=${LAUNCHER:-$( ((GPUS > 1)) && echo torchrun || echo python)}
+
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+ensure_environment "$([[ $LAUNCHER != deepspeed ]] || echo train)"
+SECONDS=0 # what follows is counted; the installation is not
+export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+
+launch() {
+  case $LAUNCHER in
+    python) llava-teamlora train "$@" ;;
+    torchrun) torchrun --standalone --nproc_per_node "$GPUS" -m llava_teamlora.cli train "$@" ;;
+    deepspeed) deepspeed --num_gpus "$GPUS" --module llava_teamlora.cli train --deepspeed "$ROOT/scripts/zero3.json" "$@" ;;
+    *) echo "error: LAUNCHER=$LAUNCHER is not torchrun, deepspeed or python" >&2 && exit 1 ;;
+  esac
+}
+
+embedded() {
+  cd "$ROOT"
+  local data=playground/data/easy-vqa untuned=runs/easy-vqa-untuned${LIMIT:+-$LIMIT} images matched=() limit=()
+  # The next free folder; one whose chain was interrupted is gone on with.
+  local folder=${OUT:-runs/easy-vqa-$METHOD} number=2
+  if [[ -z $OUT ]]; then
+    while [[ -f $folder/summary.json ]]; do folder=runs/easy-vqa-$METHOD-$((number++)); done
+  fi
+  python scripts/easy_vqa_data.py --out "$data" --replay playground/tiny/replay.json --seed 0
+  images=$(python -c 'from llava_teamlora.evaluation.benchmarks.easy_vqa import image_folder as f; print(f("train"))')
+  [[ $METHOD == teamlora ]] || matched=(--match_params teamlora:r=8,num_experts=4)
+  [[ -z $LIMIT ]] || limit=(--limit "$LIMIT")
+  if [[ ! -f $folder/run.yaml ]]; then
+    llava-teamlora train --config scripts/easy_vqa.yaml --method "$METHOD" --seed "$SEED" --image_folder "$images" \
+      --output_dir "$folder" "${matched[@]}" "$@"
+  fi
+  llava-teamlora evaluate run easy_vqa --model playground/tiny --out "$untuned" "${limit[@]}"
+  llava-teamlora evaluate run easy_vqa --model "$folder" --out "$folder/evaluation/easy_vqa" "${limit[@]}"
+  python scripts/finetune_summary.py "$folder" --scores "$folder/evaluation/easy_vqa/scores.json" \
+    --untuned "$untuned/scores.json" --total_seconds "$SECONDS"
+}
+
+real() {
+  [[ -n $DATA ]] || { echo "error: MODEL is set, so DATA (a LLaVA JSON) is needed too; see --help" >&2; exit 1; }
+  [[ -n $OUT ]] || { echo "error: MODEL is set, so OUT (the run folder) is needed too; see --help" >&2; exit 1; }
+  local flags=(
+    --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUT" --method "$METHOD" --seed "$SEED"
+    --version v1 --image_aspect_ratio pad --group_by_modality_length True --model_max_length 2048
+    --num_train_epochs 1 --per_device_train_batch_size "$BATCH" --gradient_accumulation_steps 1
+    --learning_rate 2e-4 --mm_projector_lr 2e-5 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine
+    --gradient_checkpointing True --logging_steps 1 --save_steps 500 --save_total_limit 1
+  )
+  [[ -z $VISION_TOWER ]] || flags+=(--vision_tower "$VISION_TOWER")
+  [[ -z $PROJECTOR ]] || flags+=(--pretrain_mm_mlp_adapter "$PROJECTOR")
+  [[ -z $IMAGES ]] || flags+=(--image_folder "$IMAGES")
+  if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    flags+=(--bf16 True --tf32 True --dataloader_num_workers 4)
+  fi
+  [[ $METHOD == teamlora ]] || flags+=(--match_params teamlora:r=8,num_experts=4)
+  launch "${flags[@]}" "$@"
+  python "$ROOT/scripts/finetune_summary.py" "$OUT" --total_seconds "$SECONDS"
+}
+
+if [[ -z $MODEL ]]; then embedded "$@"; else real "$@"; fi

@@ -1,0 +1,96 @@
+"""Flags and YAML: the command line wins, unknown names are refused with the nearest known one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llava_teamlora.errors import UserError
+from llava_teamlora.training.arguments import parse_arguments
+
+NEEDED = ["--model_name_or_path", "base", "--data_path", "data.json", "--output_dir", "out"]
+
+
+def test_llavas_names_and_our_defaults() -> None:
+    arguments = parse_arguments([*NEEDED, "--mm_projector_lr", "2e-5", "--group_by_modality_length", "True"])
+    assert arguments.training.mm_projector_lr == 2e-5
+    assert arguments.training.group_by_modality_length is True
+    assert (arguments.training.lr_scheduler_type, arguments.training.warmup_steps) == ("cosine", 0.03)
+    assert (arguments.method.method, arguments.model.version, arguments.data.image_aspect_ratio) == (
+        "teamlora",
+        "v1",
+        "pad",
+    )
+
+
+def test_command_line_wins_over_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 3\nlearning_rate: 1.0e-3\ngroup_by_modality_length: true\nr: 4\n")
+    arguments = parse_arguments(["--config", str(path), *NEEDED, "--seed", "5"])
+    assert (arguments.training.seed, arguments.training.learning_rate, arguments.method.r) == (5, 1e-3, 4)
+    assert arguments.training.group_by_modality_length is True
+
+
+def test_resolved_arguments_give_the_same_run_again(tmp_path: Path) -> None:
+    first = parse_arguments(
+        [*NEEDED, "--r", "4", "--bf16", "False", "--lr_scheduler_kwargs", '{"num_cycles": 0.5}', "--seed", "7"]
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"llava_teamlora_run": 1, "arguments": first.resolved()}))
+    again = parse_arguments(["--config", str(path)])
+    assert again.training.lr_scheduler_kwargs == {"num_cycles": 0.5}
+    assert {k: v for k, v in again.resolved().items() if k in first.resolved()} == first.resolved()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--learning_rat", "1"], "unknown flag --learning_rat; did you mean 'learning_rate'?"),
+        (["--version", "v3"], "--version 'v3' is not a template (known: v1, vicuna_v1, plain)"),
+        (["--method", "teamlor"], "--method 'teamlor' is not one of teamlora, lora; did you mean 'teamlora'?"),
+        (["--r", "0"], "r"),
+        (["--r", "x"], "argument --r: invalid int value: 'x'"),
+        (["--image_aspect_ratio", "padd"], "--image_aspect_ratio 'padd' is not one of pad, square"),
+        (["--mm_projector_type", "linear"], "only mlp2x_gelu is supported"),
+        (["--mm_projector_lr", "-1"], "must not be negative"),
+        (["--model_max_length", "0"], "must be positive"),
+        (["--match_params", "teamlora:r=8", "--r", "2"], "--match_params chooses the rank: drop --r"),
+        (["--match_params", "teamlor:r=8"], "'teamlor' is not one of teamlora, lora; did you mean 'teamlora'?"),
+        (["--match_params", "teamlora:r=x"], "write e.g. teamlora:r=8"),
+        (["--match_params", "teamlora:rank=8"], "write e.g. teamlora:r=8"),
+        (["--method", "lora", "--num_experts", "4"], "method 'lora' has no option num_experts"),
+        (["--config"], "--config needs a file"),
+        (["--config", "none.yaml"], "none.yaml: no such file"),
+        (["--load_best_model_at_end", "True"], "needs --eval_strategy"),
+    ],
+)
+def test_refusals(extra: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_arguments([*NEEDED, *extra])
+
+
+def test_missing_flags_are_named() -> None:
+    with pytest.raises(UserError, match="the following arguments are required: --model_name_or_path, --data_path"):
+        parse_arguments(["--output_dir", "out"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("learning_rat: 1", "unknown key 'learning_rat'; did you mean"), ("a: [", "broken YAML"), ("- x", "expected")],
+)
+def test_bad_yaml(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse_arguments(["--config", str(path)])
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert "--mm_projector_lr" in shown and "Choose the rank" in shown

@@ -1,0 +1,250 @@
+"""A run as its user meets it: what it writes, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.cli import main
+from llava_teamlora.errors import UserError
+from llava_teamlora.training.run import train
+
+Train = Callable[..., Path]
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_run_folder_is_complete(trained: Train, tiny: str) -> None:
+    run = trained()
+    for folder in (run, run / "checkpoint-6"):
+        names = {path.name for path in folder.iterdir()}
+        assert names >= {
+            "adapter_config.json", "adapter_model.safetensors", "run.yaml", "tokenizer.json", "preprocessor_config.json",
+        }  # fmt: skip
+    assert not (run / ".incomplete").exists()
+    assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-6"]  # save_total_limit 1
+    results = read_run_card(run).results
+    assert results["steps"] == 6 and results["validation_loss"] > 0 and results["train_seconds"] > 0
+    weights = adapter(run)
+    assert any("multi_modal_projector" in name for name in weights)
+    assert all(weight.abs().max() > 0 for name, weight in weights.items() if "teamlora_B" in name)
+    # The same folder through plain peft: adapter and projector come along.
+    plain = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(tiny), str(run)).eval()
+    ours = load_model(run, device="cpu").model
+    ids = torch.tensor([[1, 5, 9, 7]])
+    assert torch.equal(plain(input_ids=ids).logits, ours(input_ids=ids).logits)
+
+
+def test_only_adapter_and_projector_change(argv: list[str], trained: Train, tiny: str) -> None:
+    base = LlavaForConditionalGeneration.from_pretrained(tiny).state_dict()
+    loaded = load_model(trained(), device="cpu").model
+    state = loaded.get_base_model().state_dict()
+    for name, weight in base.items():
+        inner = name.replace("_proj.", "_proj.base_layer.") if ".language_model.layers" in name and ".mlp." in name else name
+        inner = inner.replace("multi_modal_projector.", "multi_modal_projector.original_module.")
+        assert torch.equal(state[inner], weight), name
+    assert not any("vision_tower" in name and "teamlora" in name for name in loaded.state_dict())
+
+
+def test_two_runs_are_equal_and_a_resumed_run_equals_both(trained: Train, tmp_path: Path) -> None:
+    straight = trained("--output_dir", str(tmp_path / "straight"))
+    resumed = trained("--output_dir", str(tmp_path / "resumed"), "--save_total_limit", "9")
+    # As after a crash past step 4: the run's end and its later checkpoint never came to be.
+    shutil.rmtree(resumed / "checkpoint-6")
+    (resumed / "run.yaml").unlink()
+    (resumed / "adapter_model.safetensors").unlink()
+    trained("--output_dir", str(resumed), "--save_total_limit", "9")
+    first, second = adapter(straight), adapter(resumed)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(straight) == losses(resumed)
+
+
+def test_resume_in_the_second_epoch(trained: Train, tmp_path: Path) -> None:
+    extra = ("--num_train_epochs", "2", "--save_steps", "4", "--save_total_limit", "9")
+    straight = trained("--output_dir", str(tmp_path / "straight"), *extra)
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copytree(straight / "checkpoint-8", resumed / "checkpoint-8")
+    trained("--output_dir", str(resumed), *extra)
+    first, second = adapter(straight), adapter(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_process_goes_on(argv: list[str], number: int, tmp_path: Path) -> None:
+    argv = [*argv, "--num_train_epochs", "4", "--save_steps", "3"]  # 24 steps
+    run = tmp_path / "run"
+    command = [sys.executable, "-W", "error::ResourceWarning", "-m", "llava_teamlora.cli", "train", *argv]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not list(run.glob("checkpoint-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    output = process.communicate(timeout=120)[0]
+    assert not (run / "run.yaml").exists(), output
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 130 and "Run the same command again to go on" in output, output
+    assert train(argv) == 0
+    assert train([*argv, "--output_dir", str(tmp_path / "straight")]) == 0
+    assert losses(run)[-1] == losses(tmp_path / "straight")[-1]
+    assert all(torch.equal(a, b) for a, b in zip(adapter(run).values(), adapter(tmp_path / "straight").values(), strict=True))
+
+
+def test_half_written_checkpoint_is_never_resumed(trained: Train, argv: list[str], tmp_path: Path) -> None:
+    run = trained("--max_steps", "2")
+    (run / "run.yaml").unlink()
+    broken = run / "checkpoint-9"
+    shutil.copytree(run / "checkpoint-2", broken)
+    (broken / "run.yaml").unlink()
+    assert train([*argv, "--max_steps", "2"]) == 0  # went on from checkpoint-2: nothing left to do
+    with pytest.raises(UserError, match="checkpoint-9: is not a whole checkpoint"):
+        train([*argv, "--resume_from_checkpoint", str(broken)])
+
+
+def test_finished_run_is_not_overwritten(trained: Train, argv: list[str]) -> None:
+    run = trained("--max_steps", "2")
+    with pytest.raises(UserError, match="a finished run lies here"):
+        train(argv)
+    assert train([*argv, "--max_steps", "1", "--overwrite_output_dir", "True"]) == 0
+    assert read_run_card(run).results["steps"] == 1
+
+
+def test_overwriting_spares_foreign_folders(argv: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="will not delete other files"):
+        train([*argv, "--overwrite_output_dir", "True"])
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_resuming_with_other_arguments_is_refused(trained: Train, argv: list[str]) -> None:
+    run = trained("--max_steps", "2")
+    (run / "run.yaml").unlink()
+    with pytest.raises(UserError, match=r"other arguments \(--learning_rate 0.001 -> 0.01\)"):
+        train([*argv, "--max_steps", "2", "--learning_rate", "0.01"])
+
+
+def test_a_changed_base_is_refused(trained: Train, tiny: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    run = trained("--model_name_or_path", str(base), "--max_steps", "1")
+    load_model(run, device="cpu")
+    moved = tmp_path / "moved"
+    base.rename(moved)
+    with pytest.raises(UserError, match="say where it is with --model_base"):
+        load_model(run, device="cpu")
+    assert load_model(run, device="cpu", model_base=str(moved)).manifest["kind"] == "run"
+    with (moved / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(UserError, match="was trained on a base with fingerprint"):
+        load_model(run, device="cpu", model_base=str(moved))
+
+
+def test_methods_train_equal_parameters(trained: Train, tmp_path: Path) -> None:
+    ours = trained("--max_steps", "1", "--output_dir", str(tmp_path / "team"))
+    theirs = trained(
+        "--max_steps", "1", "--method", "lora", "--match_params", "teamlora:r=8,num_experts=4",
+        "--output_dir", str(tmp_path / "lora"),
+    )  # fmt: skip
+    counts = [read_run_card(folder).results["trainable_parameters"] for folder in (ours, theirs)]
+    assert counts[1] == pytest.approx(counts[0], rel=0.01)
+    assert json.loads((theirs / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_frozen_projector_and_gradient_checkpointing(trained: Train) -> None:
+    run = trained("--max_steps", "2", "--freeze_mm_mlp_adapter", "True", "--gradient_checkpointing", "True")
+    assert not any("multi_modal_projector" in name for name in adapter(run))
+
+
+def test_dry_run_shows_and_writes_nothing(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train([*argv, "--dry_run", "True"]) == 0
+    shown = capsys.readouterr().out
+    assert "mm_projector_lr" in shown and "teamlora_interaction" in shown
+    assert re.search(r"<image> x \d+", shown) or "⟦red</s>⟧" in shown
+    assert re.search(r"ASSISTANT:⟦\w+</s>⟧", shown)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data_path", "none.json", "error: none.json: no such file (--data_path)"),
+        ("--image_folder", "nowhere", "error: nowhere: no such folder (--image_folder)"),
+        ("--model_name_or_path", "nowhere", "neither a folder here nor a hub model in reach"),
+        ("--version", "v2", "error: --version 'v2' is not a template"),
+        ("--optimus", "x", "error: llava-teamlora train: unknown flag --optimus; did you mean 'optim'?"),
+        ("--target_modules", "nothing", "matches no module"),
+        ("--output_dir", "DATA", "is a file, not a folder (--output_dir)"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    argv: list[str], flag: str, value: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    value = argv[argv.index("--data_path") + 1] if value == "DATA" else value
+    assert main(["train", *argv, flag, value]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and error.startswith("error: ")
+
+
+def test_missing_picture_and_bad_records_end_in_one_line(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+    data = Path(argv[argv.index("--data_path") + 1])
+    rows = json.loads(data.read_text())
+    (data.parent / "images" / rows[1]["image"]).unlink()
+    assert main(["train", *argv]) == 1
+    assert "record 1 (id 1)" in capsys.readouterr().err
+    rows[4]["conversations"][0]["value"] += "<image>"
+    data.write_text(json.dumps(rows))
+    assert main(["train", *argv]) == 1
+    assert "record 4 (id 4): 2 x <image>" in capsys.readouterr().err
+    data.write_text(data.read_text()[:-5])
+    assert main(["train", *argv]) == 1
+    assert "broken JSON at line 1" in capsys.readouterr().err
+
+
+def test_full_disk_keeps_the_last_checkpoint(
+    trained: Train, argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llava_teamlora.training.trainer import LlavaTrainer
+
+    real = LlavaTrainer._save_optimizer_and_scheduler
+
+    def full(self: LlavaTrainer, folder: str) -> None:
+        if self.state.global_step > 2:
+            raise OSError(28, "No space left on device")
+        real(self, folder)
+
+    monkeypatch.setattr(LlavaTrainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(UserError, match="checkpoint-4: cannot be saved .*No space left.*checkpoint-2 is whole"):
+        train(argv)
+    monkeypatch.undo()
+    run = tmp_path / "run"
+    assert [path.name for path in run.iterdir()] == ["checkpoint-2"]
+    assert train(argv) == 0
+    straight = trained("--output_dir", str(tmp_path / "straight"))
+    assert losses(run) == losses(straight)
