@@ -9,10 +9,8 @@ these files, never by its name.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import subprocess
-import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from llava_teamlora.data.dataset import VisionFormat
 from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import Template, get_template
 from llava_teamlora.errors import UserError
+from llava_teamlora.files import write_atomically
 from llava_teamlora.models.build import Base, BaseSpec, fingerprint, load_base
 
 RUN_FILE = "run.yaml"
@@ -107,27 +106,6 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole text file or nothing: a reader never sees half of it.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_run_card(folder: str | Path, card: RunCard) -> None:

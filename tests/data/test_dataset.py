@@ -28,9 +28,7 @@ def make(tiny: str, pictures: Path, write_json: Callable[..., str]) -> Make:
 
     def build(rows: list[dict[str, Any]], max_length: int = 512, **kwargs: Any) -> ConversationDataset:
         options = {"vision": vision, "image_folder": pictures, **kwargs}
-        return ConversationDataset(
-            load_records(write_json(rows)), TEMPLATES["v1"], tokenizer, max_length, **options
-        )
+        return ConversationDataset(load_records(write_json(rows)), TEMPLATES["v1"], tokenizer, max_length, **options)
 
     return build
 

@@ -1,4 +1,4 @@
-"""Modality grouping: every index once, whole batches of one modality, like lengths together, order by seed and epoch."""
+"""Modality grouping: every index once, whole batches of one modality, like lengths together, order by seed."""
 
 from __future__ import annotations
 

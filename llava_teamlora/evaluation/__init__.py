@@ -1,0 +1,1 @@
+"""Benchmarks: predict with a model, score without one, report."""

@@ -1,0 +1,195 @@
+"""``llava-teamlora evaluate run | predict | score | report | list``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_teamlora.checkpoint import Loaded
+    from llava_teamlora.evaluation.runner import Plan
+    from llava_teamlora.evaluation.types import Benchmark
+    from llava_teamlora.generation import Decoding
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+_EVALUATE = """\
+Answer a benchmark's questions with a model, and score the answers. The two are apart: predictions.jsonl is
+written as the model answers (kill it, start it again, it goes on), and score reads it without any model.
+"""
+_EXAMPLES = """\
+examples:
+  llava-teamlora evaluate run easy_vqa --model runs/my-run
+  llava-teamlora evaluate run easy_vqa --model playground/tiny          the untuned base
+  llava-teamlora evaluate score easy_vqa --answers predictions.jsonl --out scores.json
+  llava-teamlora evaluate report tuned=a/scores.json untuned=b/scores.json --format md
+"""
+_RUN = """\
+Predict, score and print the table. In the folder --out:
+  predictions.jsonl   one answer a line, in LLaVA's answers format plus a unique key
+  manifest.json       model, adapter and data hashes, decoding, versions, seconds, memory
+  scores.json         total and sub-scores with standard errors, baselines on the same questions
+  scores.rows.jsonl   every question: prompt, answer, how it was parsed, its score
+"""
+_PREDICT = "The first half of run: writes predictions.jsonl and manifest.json (see evaluate run --help)."
+_SCORE = """\
+Score an answers file, ours or one that LLaVA's scripts wrote. No model is loaded. Missing, duplicate or unknown
+answers are refused; --partial scores what is there and says so in the scores' name.
+"""
+_REPORT = "One table of several scores.json of one benchmark, the baselines below. Name a row with LABEL=FILE."
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount ``evaluate`` on the program's subparsers; each leaf sets ``run``, arguments -> exit status."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="answer and score benchmarks",
+        description=_EVALUATE,
+        epilog=_EXAMPLES,
+        formatter_class=_RAW,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary, description, action in (
+        ("run", "Predict, score and print the table", _RUN, _run),
+        ("predict", "Write predictions.jsonl; go on where it stopped", _PREDICT, _predict),
+    ):
+        leaf = commands.add_parser(name, help=summary, description=description, formatter_class=_RAW)
+        _add_model_arguments(leaf)
+        leaf.set_defaults(run=action)
+    _add_score(commands)
+    _add_report(commands)
+    listing = commands.add_parser("list", help="Name the benchmarks", description="Name the benchmarks.")
+    listing.set_defaults(run=_list)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
+    add("--model", required=True, metavar="PATH", help="a run folder, one of its checkpoints, or an untuned base")
+    add("--model_base", metavar="PATH", help="where a run's base lies now, if it has moved")
+    add("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/BENCH; runs/base-evaluation/… for a base")
+    add("--data_root", type=Path, metavar="DIR", help="the benchmark's files, if not in their usual place")
+    add("--batch_size", type=int, default=128, metavar="N", help="questions at once (default: 128)")
+    add("--limit", type=int, metavar="N", help="only the first N questions; the scores are then named partial")
+    add("--overwrite", action="store_true", help="drop earlier answers in --out instead of going on from them")
+    add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
+    add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
+    add("--attn_implementation", default="auto", metavar="NAME", help="auto, sdpa, eager or flash_attention_2")
+    add("--max_new_tokens", type=int, metavar="N", help="longest answer (default: the benchmark's own)")
+    add("--temperature", type=float, default=0.0, help="0, the default, is greedy")
+    add("--top_p", type=float, default=1.0, help="with a temperature: nucleus to sample from (default: 1)")
+    add("--num_beams", type=int, default=1, metavar="N", help="beam search above 1 (default: 1)")
+    add("--seed", type=int, default=0, help="of sampling (default: 0)")
+
+
+def _add_score(commands: Any) -> None:
+    parser = commands.add_parser(
+        "score", help="Score an answers file; loads no model", description=_SCORE, formatter_class=_RAW
+    )
+    add = parser.add_argument
+    add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
+    add("--answers", type=Path, required=True, metavar="FILE", help="predictions.jsonl")
+    add("--out", type=Path, metavar="FILE", help="default: scores.json beside the answers")
+    add("--data_root", type=Path, metavar="DIR", help="the benchmark's files, if not in their usual place")
+    add("--partial", action="store_true", help="score what is there, and say so in the scores' name")
+    parser.set_defaults(run=_score)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report", help="One table of several scores.json", description=_REPORT, formatter_class=_RAW
+    )
+    parser.add_argument("files", nargs="+", metavar="[LABEL=]FILE", help="scores.json files of one benchmark")
+    parser.add_argument("--format", choices=("table", "md", "json"), default="table", help="default: table")
+    parser.set_defaults(run=_report)
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[Benchmark, Loaded, Decoding, Plan]:
+    """Check the arguments, then load the model: a mistake is told before the wait."""
+    from llava_teamlora.evaluation.benchmarks import get_benchmark
+    from llava_teamlora.evaluation.runner import Plan
+
+    benchmark = get_benchmark(arguments.benchmark)
+    plan = {name: getattr(arguments, name) for name in ("batch_size", "limit", "overwrite", "data_root")}
+    Plan(Path(), **plan)
+
+    from llava_teamlora.checkpoint import load_model
+    from llava_teamlora.generation import Decoding
+
+    decoding = Decoding(
+        max_new_tokens=benchmark.max_new_tokens if arguments.max_new_tokens is None else arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        num_beams=arguments.num_beams,
+        seed=arguments.seed,
+    )
+    loaded = load_model(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        attn_implementation=arguments.attn_implementation,
+        model_base=arguments.model_base,
+    )
+    out = arguments.out or default_out(loaded.manifest["kind"], arguments.model, benchmark.name)
+    return benchmark, loaded, decoding, Plan(out, **plan)
+
+
+def default_out(kind: str, model: str, benchmark: str) -> Path:
+    """Inside a run folder; never inside a base, which may be shared or committed."""
+    folder = Path(model)
+    if kind == "run":
+        return folder / "evaluation" / benchmark
+    return Path("runs", "base-evaluation", folder.resolve().name, benchmark)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.evaluation.report import build_report, print_report
+    from llava_teamlora.evaluation.runner import SCORES, evaluate
+
+    benchmark, loaded, decoding, plan = _prepare(arguments)
+    scores = evaluate(benchmark, loaded, decoding, plan)
+    cost = scores["manifest"]["cost"]
+    print_report(build_report([str(plan.out / SCORES)]))
+    print(
+        f"{cost['answered']} questions in {cost['predict_seconds']:.1f} s, at most {cost['peak_mem_mib']} MiB\n"
+        f"scores: {plan.out / SCORES}"
+    )
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.evaluation.runner import predict
+
+    benchmark, loaded, decoding, plan = _prepare(arguments)
+    print(f"answers: {predict(benchmark, loaded, decoding, plan)}")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.evaluation.benchmarks import get_benchmark
+    from llava_teamlora.evaluation.report import build_report, print_report
+    from llava_teamlora.evaluation.scoring import score
+
+    out = arguments.out or arguments.answers.parent / "scores.json"
+    benchmark = get_benchmark(arguments.benchmark)
+    score(benchmark, arguments.answers, out, partial=arguments.partial, data_root=arguments.data_root)
+    print_report(build_report([str(out)]))
+    print(f"scores: {out}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.evaluation.report import build_report, print_report
+
+    print_report(build_report(arguments.files), arguments.format)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.evaluation.benchmarks import BENCHMARKS
+
+    width = max(map(len, BENCHMARKS))
+    for name, benchmark in BENCHMARKS.items():
+        print(f"{name:<{width}}  {benchmark.summary}")
+    return 0

@@ -1,0 +1,146 @@
+"""``scores.json`` files -> one table: runs above, baselines below. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.answers import read_json
+
+FORMATS = ("table", "md", "json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: values are shares of 1, in the order of the columns; None where there is none."""
+
+    label: str
+    values: tuple[float | None, ...]
+    stderrs: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table before it is drawn.
+
+    Attributes:
+        title: benchmark, metric and number of questions.
+        columns: ``total``, the groups, further measures.
+        counts: questions a column.
+        runs: one row a file.
+        baselines: rows that no model made.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    counts: tuple[int, ...]
+    runs: tuple[Row, ...]
+    baselines: tuple[Row, ...]
+
+
+def build_report(files: Sequence[str]) -> Report:
+    """Read files given as ``PATH`` or ``LABEL=PATH``.
+
+    Raises:
+        UserError: a file is missing, no scores, or of another benchmark or set of questions than the first.
+    """
+    labels, found = zip(*(_read(file) for file in files), strict=True)
+    first = found[0]
+    for file, scores in zip(files, found, strict=True):
+        if any(scores[name] != first[name] for name in ("name", "version")):
+            raise UserError(
+                f"{file}: is of {scores['name']} (version {scores['version']}), but {files[0]} of "
+                f"{first['name']} (version {first['version']}); report them apart"
+            )
+    columns = ("total", *first["groups"], *first["extra"])
+    runs = tuple(_row(label, scores, columns) for label, scores in zip(labels, found, strict=True))
+    baselines = tuple(_row(label, scores, columns) for label, scores in first["baselines"].items())
+    cells = _by_column(first)
+    counts = tuple(cells[column]["n"] for column in columns)
+    title = f"{first['name']}: {first['metric']} in % ± standard error, {counts[0]} questions"
+    return Report(title, columns, counts, runs, baselines)
+
+
+def _read(file: str) -> tuple[str, dict[str, Any]]:
+    label, separator, path = file.partition("=")
+    if not separator or Path(file).exists():
+        label, path = "", file
+    scores = read_json(Path(path))
+    absent = [
+        name for name in ("name", "version", "metric", "total", "groups", "extra", "baselines") if name not in scores
+    ]
+    if absent:
+        raise UserError(f"{path}: holds no scores ({', '.join(absent)} missing); make it with evaluate score")
+    return label or model_label(scores) or path, scores
+
+
+def model_label(scores: dict[str, Any]) -> str | None:
+    """``runs/x (teamlora)`` or ``playground/tiny (untuned)``; None where the answers came without a manifest."""
+    manifest = scores.get("manifest")
+    if manifest is None:
+        return None
+    model = manifest["model"]
+    return f"{model['model']} ({'untuned' if model['kind'] == 'base' else model['method']})"
+
+
+def _by_column(scores: dict[str, Any]) -> dict[str, Any]:
+    return {"total": scores["total"], **scores["groups"], **scores["extra"]}
+
+
+def _row(label: str, scores: dict[str, Any], columns: Sequence[str]) -> Row:
+    cells = _by_column(scores)
+    found = [cells.get(column, {"value": None, "stderr": None}) for column in columns]
+    return Row(label, tuple(cell["value"] for cell in found), tuple(cell["stderr"] for cell in found))
+
+
+def _cells(row: Row) -> list[str]:
+    """Percent; the total with its standard error (those of the groups are in ``--format json``)."""
+    texts = ["-" if value is None else f"{100 * value:.2f}" for value in row.values]
+    if row.stderrs[0] is not None:
+        texts[0] += f" ± {100 * row.stderrs[0]:.2f}"
+    return texts
+
+
+def as_table(report: Report) -> Table:
+    """For a terminal."""
+    table = Table(title=report.title, title_justify="left")
+    table.add_column("answers by", overflow="fold")
+    for column, count in zip(report.columns, report.counts, strict=True):
+        table.add_column(f"{column}\n[dim]n = {count}[/dim]", justify="right", no_wrap=True)
+    for row in report.runs:
+        table.add_row(row.label, *_cells(row))
+    table.add_section()
+    for row in report.baselines:
+        table.add_row(row.label, *_cells(row), style="dim")
+    return table
+
+
+def as_markdown(report: Report) -> str:
+    """For a page."""
+    heads = [f"{column} (n = {count})" for column, count in zip(report.columns, report.counts, strict=True)]
+    lines = [
+        f"{report.title}\n",
+        "| " + " | ".join(["answers by", *heads]) + " |",
+        "|---" + "|---:" * len(heads) + "|",
+    ]
+    for row in (*report.runs, *report.baselines):
+        lines.append("| " + " | ".join([row.label.replace("|", "\\|"), *_cells(row)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def print_report(report: Report, form: str = "table", console: Console | None = None) -> None:
+    """Print in one of :data:`FORMATS`."""
+    console = console or Console()
+    if form == "table":
+        console.print(as_table(report))
+    elif form == "md":
+        print(as_markdown(report), end="")
+    else:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))

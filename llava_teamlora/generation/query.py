@@ -1,0 +1,84 @@
+"""What is asked, how it is decoded, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from llava_teamlora.data.records import Turn
+from llava_teamlora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Query:
+    """A conversation that waits for an answer.
+
+    Attributes:
+        turns: human, gpt, human, …, ending in a human turn.
+        images: RGB pictures, all placed before the text of ``image_turn``. Queries that hold the very same
+            picture object share its computation.
+        image_turn: index into ``turns``; None exactly when there is no picture.
+    """
+
+    turns: tuple[Turn, ...]
+    images: tuple[Image.Image, ...] = ()
+    image_turn: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.turns or self.turns[-1].role != "human":
+            raise ValueError("a query ends in a human turn")
+        if bool(self.images) != (self.image_turn is not None):
+            raise ValueError("image_turn is given exactly when there are images")
+
+    @staticmethod
+    def ask(text: str, *images: Image.Image) -> Query:
+        """One question, with the pictures it is about."""
+        return Query((Turn("human", text),), images, 0 if images else None)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: longest answer in tokens, at least 1. The model's last position ends an answer too.
+        temperature: 0 takes the likeliest token (greedy); above 0 samples.
+        top_p: sample from the likeliest tokens that together have this probability, in (0, 1].
+        num_beams: above 1 searches with beams (greedy only).
+        seed: of sampling. A row's draws depend on this and its prompt, never on the batch around it.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    num_beams: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError(f"--max_new_tokens {self.max_new_tokens} must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"--temperature {self.temperature} must be 0 (greedy) or above")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p {self.top_p} must be above 0 and at most 1")
+        if self.num_beams < 1:
+            raise UserError(f"--num_beams {self.num_beams} must be at least 1")
+        if self.num_beams > 1 and self.temperature > 0:
+            raise UserError(f"--num_beams {self.num_beams} is for --temperature 0; beams do not sample")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came out.
+
+    Attributes:
+        text: special tokens dropped, stripped.
+        token_ids: as generated, without the end token.
+        finish: ``stop`` at the end token, ``length`` at ``max_new_tokens`` or the model's last position.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]

@@ -1,0 +1,247 @@
+"""Generation: batches, sharing, padding, streaming, sampling and limits, on the embedded base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from llava_teamlora.checkpoint import Loaded, load_model
+from llava_teamlora.data.collator import Collator
+from llava_teamlora.data.images import prepare_image
+from llava_teamlora.data.records import Turn
+from llava_teamlora.errors import UserError
+from llava_teamlora.generation import Answer, Decoding, Generator, Query
+from llava_teamlora.generation.sampling import sample
+
+GREEDY = Decoding(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny: str) -> Loaded:
+    return load_model(tiny, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def generator(loaded: Loaded) -> Generator:
+    return Generator(loaded)
+
+
+@pytest.fixture(scope="module")
+def queries() -> list[Query]:
+    """Five questions about a red picture, two about a wide green one, two without any: of unequal lengths."""
+    red, green = Image.new("RGB", (64, 64), (255, 0, 0)), Image.new("RGB", (80, 40), (0, 255, 0))
+    talk = (Turn("human", "what color is it?"), Turn("gpt", "red"), Turn("human", "is it a circle?"))
+    return [
+        Query.ask("what color is the shape?", red),
+        Query.ask("is there a triangle?", red),
+        Query.ask("is there not a circle in the image?", red),
+        Query(talk, (red,), 0),
+        Query.ask("is there?", red),
+        Query.ask("what shape is this?", green),
+        Query.ask("is this a blue shape?", green),
+        Query.ask("what is the opposite of yes?"),
+        Query.ask("say no"),
+    ]
+
+
+def reference(loaded: Loaded, query: Query, steps: int) -> list[int]:
+    """Greedy tokens by whole forward passes over ids and pixels: no cache, no padding, no sharing."""
+    ids = Generator(loaded).encode(query)
+    vision = loaded.vision
+    assert vision is not None
+    pixels = [prepare_image(i, vision.image_processor, vision.aspect_ratio) for i in query.images]
+    extra = {"pixel_values": torch.stack(pixels)} if pixels else {}
+    found: list[int] = []
+    with torch.inference_mode():
+        while len(found) < steps:
+            logits = loaded.model(input_ids=torch.tensor([ids + found]), **extra).logits[0, -1]
+            found.append(int(logits.argmax()))
+            if found[-1] == loaded.tokenizer.eos_token_id:
+                break
+    return found
+
+
+def test_greedy_equals_whole_forward_passes(loaded: Loaded, generator: Generator, queries: list[Query]) -> None:
+    end = loaded.tokenizer.eos_token_id
+    for query, answer in zip(queries, generator.generate(queries, GREEDY), strict=True):
+        expected = [token for token in reference(loaded, query, 6) if token != end]
+        assert list(answer.token_ids) == expected
+
+
+def test_batch_equals_single(generator: Generator, queries: list[Query]) -> None:
+    single = [generator.generate([query], GREEDY)[0] for query in queries]
+    assert generator.generate(queries, GREEDY) == single
+    assert generator.generate(queries[::-1], GREEDY) == single[::-1]
+    assert generator.generate(queries[4:], GREEDY) == single[4:]  # too little in common to share
+    assert generator.generate([], GREEDY) == []
+
+
+def test_shared_prefix_gives_the_logits_of_unshared_rows(generator: Generator, queries: list[Query]) -> None:
+    same = queries[:5]
+    prompts = [generator.encode(query) for query in same]
+    apart = [replace(query, images=(query.images[0].copy(),)) for query in same]
+    with torch.inference_mode():
+        shared, unshared = generator._prefill(same, prompts), generator._prefill(apart, prompts)
+    assert (shared.mask != unshared.mask).any()  # the padding stands elsewhere
+    torch.testing.assert_close(shared.logits, unshared.logits, rtol=0, atol=2e-5)
+
+
+def test_each_picture_goes_through_the_tower_once(generator: Generator, queries: list[Query]) -> None:
+    seen: list[int] = []
+    tower = generator.base.model.vision_tower
+    with hook(tower, lambda pixels: seen.append(len(pixels))):
+        generator.generate(queries, GREEDY)
+    assert seen == [2]
+
+
+@contextmanager
+def hook(module: torch.nn.Module, see: Any) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(
+        lambda _, args, kwargs: see(args[0] if args else kwargs["pixel_values"]), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_end_token_stops_a_row_and_not_the_others(
+    generator: Generator, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = generator.generate(queries, GREEDY)
+    end = free[0].token_ids[0]
+    monkeypatch.setattr(generator, "end", frozenset({end}))
+    for before, after in zip(free, generator.generate(queries, GREEDY), strict=True):
+        ids = before.token_ids
+        if end in ids:
+            assert after.token_ids == ids[: ids.index(end)] and after.finish == "stop"
+        elif before.finish == "length":
+            assert after == before
+    assert generator.generate(queries[:1], GREEDY) == [Answer("", (), "stop")]
+
+
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(6, temperature=1.5, seed=3), Decoding(6, num_beams=2)])
+def test_streamed_pieces_join_to_the_answer(generator: Generator, queries: list[Query], decoding: Decoding) -> None:
+    for query in queries:
+        assert "".join(generator.stream(query, decoding)) == generator.generate([query], decoding)[0].text
+
+
+def test_a_stream_can_be_stopped(generator: Generator, queries: list[Query], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "end", frozenset())
+    with hook(generator.base.lm_head, lambda hidden: steps.append(1)):
+        steps: list[int] = []
+        pieces = generator.stream(queries[0], Decoding(max_new_tokens=300, temperature=3.0))
+        next(pieces)
+        assert not torch.is_inference_mode_enabled()  # not left on between the pieces
+        pieces.close()  # type: ignore[attr-defined]
+        assert len(steps) < 300
+
+
+def test_errors_surface_from_a_stream(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(generator, "_advance", fail)
+    monkeypatch.setattr(generator, "end", frozenset())
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        list(generator.stream(Query.ask("hello"), Decoding(50, temperature=5.0)))
+
+
+def test_sampling_depends_on_seed_and_prompt_but_not_on_the_batch(generator: Generator, queries: list[Query]) -> None:
+    hot = Decoding(max_new_tokens=6, temperature=2.0, top_p=0.95, seed=1)
+    together = generator.generate(queries, hot)
+    assert together == generator.generate(queries, hot)
+    assert together == [generator.generate([query], hot)[0] for query in queries]
+    assert together != generator.generate(queries, replace(hot, seed=2))
+
+
+def test_top_p_near_zero_is_greedy(generator: Generator, queries: list[Query]) -> None:
+    narrow = Decoding(max_new_tokens=6, temperature=1.0, top_p=1e-6)
+    assert generator.generate(queries, narrow) == generator.generate(queries, GREEDY)
+
+
+def test_sample_follows_the_distribution() -> None:
+    probabilities = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    n = 4000
+    draws = (torch.arange(n) + 0.5) / n
+    logits = probabilities.log().expand(n, -1)
+    counts = sample(logits, draws, 1.0, 1.0).bincount(minlength=4) / n
+    torch.testing.assert_close(counts, probabilities, atol=1e-3, rtol=0)
+    nucleus = sample(logits, draws, 1.0, 0.7).bincount(minlength=4) / n
+    torch.testing.assert_close(nucleus, torch.tensor([0, 2 / 3, 0, 1 / 3]), atol=1e-3, rtol=0)
+
+
+def test_beams_of_a_batch_equal_single_ones(generator: Generator, queries: list[Query]) -> None:
+    beams = Decoding(max_new_tokens=4, num_beams=3)
+    some = queries[2:7]
+    assert generator.generate(some, beams) == [generator.generate([query], beams)[0] for query in some]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_prompt_tuned_model_answers_as_peft_does(tiny: str, queries: list[Query]) -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    torch.manual_seed(0)
+    plain = load_model(tiny, device="cpu")
+    model = get_peft_model(plain.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    tuned = Generator(replace(plain, model=model))
+    some = [*queries[5:], queries[0]]
+    prompts = [tuned.encode(query) for query in some]
+    assert plain.vision is not None
+    with torch.inference_mode():
+        ours = tuned._prefill(some, prompts).logits
+        for row, (query, prompt) in enumerate(zip(some, prompts, strict=True)):
+            batch = Collator(0)([{"input_ids": torch.tensor(prompt[3:]), "labels": torch.tensor(prompt[3:])}])
+            batch.pop("labels")
+            pixels = [prepare_image(i, plain.vision.image_processor, "pad") for i in query.images]
+            theirs = model(**batch, **({"pixel_values": torch.stack(pixels)} if pixels else {})).logits[0, -1]
+            torch.testing.assert_close(ours[row], theirs, rtol=0, atol=2e-5)
+
+
+def test_a_prompt_too_long_is_refused(generator: Generator) -> None:
+    with pytest.raises(UserError, match=r"the prompt has \d+ tokens, .* positions; shorten"):
+        generator.generate([Query.ask("red " * 5000)], GREEDY)
+
+
+def test_the_last_position_ends_an_answer(
+    generator: Generator, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "end", frozenset())
+    monkeypatch.setattr(generator, "positions", max(len(generator.encode(query)) for query in queries) + 2)
+    answers = generator.generate(queries, Decoding(max_new_tokens=20))
+    lengths = [len(generator.encode(query)) + len(a.token_ids) for query, a in zip(queries, answers, strict=True)]
+    assert max(lengths) == generator.positions and {a.finish for a in answers} == {"length"}
+
+
+def test_misuse_is_refused(loaded: Loaded, generator: Generator) -> None:
+    with pytest.raises(UserError, match="1 picture places for 0"):
+        generator.encode(Query.ask("what is <image>?"))
+    blind = Generator(replace(loaded, vision=None))
+    with pytest.raises(UserError, match="text-only model"):
+        blind.encode(Query.ask("what?", Image.new("RGB", (8, 8))))
+    with pytest.raises(ValueError, match="ends in a human turn"):
+        Query((Turn("gpt", "red"),))
+    with pytest.raises(ValueError, match="image_turn"):
+        Query((Turn("human", "what?"),), image_turn=0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"max_new_tokens": 0}, "--max_new_tokens 0 must be at least 1"),
+        ({"temperature": -1.0}, "--temperature -1.0 must be 0"),
+        ({"temperature": float("nan")}, "--temperature nan must be"),
+        ({"top_p": 0.0}, "--top_p 0.0 must be above 0"),
+        ({"num_beams": 0}, "--num_beams 0 must be at least 1"),
+        ({"num_beams": 2, "temperature": 1.0}, "beams do not sample"),
+    ],
+)
+def test_decoding_is_checked(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Decoding(**bad)
