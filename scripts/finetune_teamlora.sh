@@ -57,7 +57,7 @@ launch() {
 
 embedded() {
   cd "$ROOT"
-  local data=playground/data/easy-vqa untuned=runs/easy-vqa-untuned${LIMIT:+-$LIMIT} images matched=() limit=()
+  local data=playground/data/easy-vqa images matched=() limit=()
   # The next free folder; one whose chain was interrupted is gone on with.
   local folder=${OUT:-runs/easy-vqa-$METHOD} number=2
   if [[ -z $OUT ]]; then
@@ -71,10 +71,10 @@ embedded() {
     llava-teamlora train --config scripts/easy_vqa.yaml --method "$METHOD" --seed "$SEED" --image_folder "$images" \
       --output_dir "$folder" "${matched[@]}" "$@"
   fi
-  llava-teamlora evaluate run easy_vqa --model playground/tiny --out "$untuned" "${limit[@]}"
+  llava-teamlora evaluate run easy_vqa --model playground/tiny --out "$folder/evaluation/untuned" "${limit[@]}"
   llava-teamlora evaluate run easy_vqa --model "$folder" --out "$folder/evaluation/easy_vqa" "${limit[@]}"
   python scripts/finetune_summary.py "$folder" --scores "$folder/evaluation/easy_vqa/scores.json" \
-    --untuned "$untuned/scores.json" --total_seconds "$SECONDS"
+    --untuned "$folder/evaluation/untuned/scores.json" --total_seconds "$SECONDS"
 }
 
 real() {

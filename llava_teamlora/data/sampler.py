@@ -46,9 +46,7 @@ def _deal(indices: list[int], lengths: Sequence[int], ways: int) -> list[int]:
     return [index for chunk in chunks for index in chunk]
 
 
-def modality_grouped(
-    signed_lengths: Sequence[int], batch: int, ways: int, generator: torch.Generator
-) -> list[int]:
+def modality_grouped(signed_lengths: Sequence[int], batch: int, ways: int, generator: torch.Generator) -> list[int]:
     """One epoch's order with whole megabatches of one modality; the two left-over parts come last, mixed.
 
     Args:

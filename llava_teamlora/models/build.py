@@ -84,11 +84,7 @@ def resolve_attention(choice: str, dtype: torch.dtype) -> str:
     """
     if choice not in _ATTENTION:
         raise UserError(f"--attn_implementation {choice!r} is not one of {', '.join(_ATTENTION)}")
-    can_flash = (
-        torch.cuda.is_available()
-        and dtype in (torch.float16, torch.bfloat16)
-        and is_flash_attn_2_available()
-    )
+    can_flash = torch.cuda.is_available() and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
     if choice == "auto":
         return "flash_attention_2" if can_flash else "sdpa"
     if choice == "flash_attention_2" and not can_flash:
@@ -205,9 +201,7 @@ def _checked(loaded: tuple[Any, Any], name: str, may_be_left: tuple[str, ...] = 
 
 
 def _load_finished(name: str, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
-    model = _checked(
-        LlavaForConditionalGeneration.from_pretrained(name, output_loading_info=True, **kwargs), name
-    )
+    model = _checked(LlavaForConditionalGeneration.from_pretrained(name, output_loading_info=True, **kwargs), name)
     processor = AutoProcessor.from_pretrained(name)
     return model, processor.tokenizer, processor.image_processor
 
@@ -227,9 +221,7 @@ def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
         spec.vision_tower,
         may_be_left=_CLIP_TEXT_SIDE,
     )
-    llm = _checked(
-        AutoModelForCausalLM.from_pretrained(spec.model, output_loading_info=True, **kwargs), spec.model
-    )
+    llm = _checked(AutoModelForCausalLM.from_pretrained(spec.model, output_loading_info=True, **kwargs), spec.model)
     tokenizer = AutoTokenizer.from_pretrained(spec.model)
     _add_image_token(tokenizer, llm)
     config = LlavaConfig(

@@ -218,8 +218,8 @@ def _tell_truncation(dataset: ConversationDataset, console: Console) -> None:
     checked = dataset.check()
     if checked.truncated:
         console.print(
-            f"{dataset.records[0].source}: {checked.truncated} of {checked.looked_at} conversations looked at are longer "
-            f"than --model_max_length {dataset.max_length} and lose their end",
+            f"{dataset.records[0].source}: {checked.truncated} of {checked.looked_at} conversations looked at are "
+            f"longer than --model_max_length {dataset.max_length} and lose their end",
             style="yellow",
             highlight=False,
             soft_wrap=True,

@@ -95,9 +95,7 @@ class LlavaTrainer(Trainer):
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         groups = [
             {
-                "params": [
-                    p for name, p in trained if (PROJECTOR in name) == projector and (name in decayed) == decay
-                ],
+                "params": [p for name, p in trained if (PROJECTOR in name) == projector and (name in decayed) == decay],
                 "weight_decay": self.args.weight_decay if decay else 0.0,
                 "lr": rates[projector],
                 "name": f"{'projector' if projector else 'adapter'}{'' if decay else ', no decay'}",

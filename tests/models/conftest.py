@@ -45,9 +45,9 @@ def parts(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str
     text = CLIPTextConfig(
         vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
-    CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
-    ).save_pretrained(root / "clip")
+    CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)).save_pretrained(
+        root / "clip"
+    )
     AutoImageProcessor.from_pretrained(tiny).save_pretrained(root / "clip")
     return str(root / "llm"), str(root / "clip")
 
