@@ -62,3 +62,27 @@ def write_json(tmp_path: Path) -> Callable[[Any], str]:
         return str(path)
 
     return write
+
+
+_COLORS = {"red": (255, 0, 0), "green": (0, 160, 0), "blue": (0, 0, 255), "black": (0, 0, 0)}
+
+
+@pytest.fixture
+def colors(tmp_path: Path) -> tuple[Path, Path]:
+    """24 conversations, a third of them text-only, and their pictures: (data.json, picture folder)."""
+    folder = tmp_path / "data"
+    images = folder / "images"
+    images.mkdir(parents=True)
+    rows = []
+    for index in range(24):
+        name, color = list(_COLORS.items())[index % 4]
+        turns = [{"from": "human", "value": "what color is it?"}, {"from": "gpt", "value": name}]
+        row: dict = {"id": str(index), "conversations": turns}
+        if index % 3:
+            Image.new("RGB", (40 + index, 50), color).save(images / f"{index}.png")
+            row["image"] = f"{index}.png"
+            turns[0]["value"] = "<image>\n" + turns[0]["value"]
+        rows.append(row)
+    path = folder / "data.json"
+    path.write_text(json.dumps(rows))
+    return path, images

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llava_teamlora.errors import UserError
@@ -110,7 +111,7 @@ def _cells(row: Row) -> list[str]:
 
 def as_table(report: Report) -> Table:
     """For a terminal."""
-    table = Table(title=report.title, title_justify="left")
+    table = Table(title=escape(report.title), title_justify="left")
     table.add_column("answers by", overflow="fold")
     for column, count in zip(report.columns, report.counts, strict=True):
         table.add_column(f"{column}\n[dim]n = {count}[/dim]", justify="right", no_wrap=True)

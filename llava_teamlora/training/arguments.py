@@ -168,6 +168,10 @@ class TrainingArguments(transformers.TrainingArguments):
             raise UserError("--load_best_model_at_end needs --eval_strategy steps or epoch")
         # Pinned memory speeds copies to an accelerator; without one it only warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+        # Every trained parameter gets a gradient in every step, that of a batch without pictures too (see the
+        # trainer's compute_loss); a search for unused ones would mistake the projector for one.
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False
         super().__post_init__()
 
 

@@ -1,0 +1,69 @@
+"""What the README shows works: its Python runs, its commands parse, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava_teamlora.cli import main
+from llava_teamlora.errors import UserError
+from llava_teamlora.training.arguments import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of every ``llava-teamlora …`` line of the shell blocks, continuation lines joined."""
+    lines = "\n".join(blocks("bash", text)).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("llava-teamlora ")]
+
+
+def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
+    assert len(blocks("python")) >= 2
+    for block in blocks("python"):
+        subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path, capture_output=True, timeout=120)
+    assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("words", commands(README), ids=" ".join)
+def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = words[1:]
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 0
+    elif arguments[0] == "train":
+        parse_arguments(arguments[1:])
+    else:  # parsed whole, then stopped by a run folder that a fresh clone lacks
+        assert main(arguments) == 1
+        assert "runs/easy-vqa-teamlora" in capsys.readouterr().err
+
+
+def test_scripts_named_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"(?:scripts|playground|docs|tests)/[\w./-]+\w", page.read_text(encoding="utf-8")):
+            if not name.startswith("playground/data/easy-vqa"):
+                assert (ROOT / name).exists() or name == "playground/data", f"{page.name} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_a_wrong_flag_would_be_seen() -> None:
+    with pytest.raises(UserError):
+        parse_arguments(["--model_name_or_path", "x", "--data_path", "y", "--output_dir", "z", "--nonsense", "1"])
