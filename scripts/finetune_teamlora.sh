@@ -50,7 +50,7 @@ launch() {
   case $LAUNCHER in
     python) llava-teamlora train "$@" ;;
     torchrun) torchrun --standalone --nproc_per_node "$GPUS" -m llava_teamlora.cli train "$@" ;;
-    deepspeed) deepspeed --num_gpus "$GPUS" --module llava_teamlora.cli train --deepspeed "$ROOT/scripts/zero3.json" "$@" ;;
+    deepspeed) deepspeed --num_gpus "$GPUS" --no_local_rank --module llava_teamlora.cli train --deepspeed "$ROOT/scripts/zero3.json" "$@" ;;
     *) echo "error: LAUNCHER=$LAUNCHER is not torchrun, deepspeed or python" >&2 && exit 1 ;;
   esac
 }

@@ -7,6 +7,7 @@ the model is loaded.
 from __future__ import annotations
 
 import math
+import os
 import resource
 import shutil
 from collections.abc import Sequence
@@ -72,6 +73,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     records, validation = _load_data(arguments, console)
 
     set_seed(arguments.training.seed)
+    _start_deepspeed(arguments)
     base = load_base(arguments.model.base(), _dtype(arguments), arguments.model.attn_implementation)
     datasets = [_dataset(part, arguments, base) for part in (records, validation) if part]
     for dataset in datasets:
@@ -101,6 +103,22 @@ def train(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     _finish(trainer, console)
     return 0
+
+
+def _start_deepspeed(arguments: Arguments) -> None:
+    """ZeRO-3 splits weights while they are loaded, so DeepSpeed must know its processes before (on CPU it does not).
+
+    Raises:
+        UserError: ``--deepspeed`` without the package, or without a launcher that sets the processes up.
+    """
+    if not arguments.training.deepspeed:
+        return
+    if "RANK" not in os.environ:
+        raise UserError("--deepspeed needs a launcher: torchrun --nproc_per_node N -m llava_teamlora.cli train …")
+    from deepspeed import comm
+
+    if not comm.is_initialized():
+        comm.init_distributed(dist_backend="gloo" if arguments.training.use_cpu else None)
 
 
 def adapt(base: Base, arguments: Arguments) -> PeftModel:
