@@ -43,7 +43,7 @@ def summarize(run: Path, scores: Path | None, untuned: Path | None, total_second
 
 def main() -> int:
     """Command line; see --help."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Print a finished run's table, the next commands and one JSON line.")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--scores", type=Path, help="scores.json of the run")
     parser.add_argument("--untuned", type=Path, help="scores.json of the untuned base")

@@ -28,7 +28,10 @@ class Segment:
 class Template(Protocol):
     """How turns become text."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The template's name in TEMPLATES."""
+        ...
 
     def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
         """Segments of a whole conversation, or of a prompt when the last turn is the human's.

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -25,7 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import logging
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from llava_teamlora.constants import IMAGE_TOKEN
 from llava_teamlora.errors import UserError
@@ -33,7 +34,7 @@ from llava_teamlora.errors import UserError
 logger = logging.get_logger(__name__)
 
 PROJECTOR_TYPE = "mlp2x_gelu"
-_SELECT_STRATEGY = {"patch": "default", "cls_patch": "full"}
+_SELECT_STRATEGY: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
 _CLIP_TEXT_SIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
 
@@ -185,7 +186,7 @@ def _load_config(name: str, flag: str) -> Any:
         raise UserError(f"{name}: {reason} ({flag})") from error
 
 
-def _checked(loaded: tuple[Any, Any], name: str, may_be_left: tuple[str, ...] = ()) -> Any:
+def _checked(loaded: Any, name: str, may_be_left: tuple[str, ...] = ()) -> Any:
     """The model of ``from_pretrained(..., output_loading_info=True)``, if all its weights came along."""
     model, info = loaded
     problems = {

@@ -117,8 +117,8 @@ class MethodArguments:
         if name not in METHODS:
             raise UserError(f"--match_params: {name!r} is not one of {', '.join(METHODS)}{nearest(name, METHODS)}")
         try:
-            pairs = [pair.split("=", 1) for pair in rest.split(",") if pair]
-            options = AdapterOptions(target_modules=self.target_modules, **{k: int(v) for k, v in pairs})
+            said: dict[str, Any] = {key: int(value) for key, value in (p.split("=", 1) for p in rest.split(",") if p)}
+            options = AdapterOptions(target_modules=self.target_modules, **said)
             METHODS[name].build(options)
         except (TypeError, ValueError) as error:
             raise UserError(f"--match_params {self.match_params!r}: {error}; write e.g. teamlora:r=8") from error

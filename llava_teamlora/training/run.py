@@ -250,8 +250,8 @@ def _dtype(arguments: Arguments) -> torch.dtype:
 
 
 def _pad_token_id(base: Base) -> int:
-    pad = base.tokenizer.pad_token_id
-    return int(pad if pad is not None else base.tokenizer.eos_token_id)
+    tokenizer: Any = base.tokenizer
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
 def _card(arguments: Arguments, trainable: int) -> RunCard:

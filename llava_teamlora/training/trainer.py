@@ -26,6 +26,7 @@ from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.sampler import ModalityLengthSampler
 from llava_teamlora.errors import UserError
+from llava_teamlora.training.arguments import TrainingArguments
 
 _STAGING = ".incomplete"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -49,6 +50,8 @@ class LlavaTrainer(Trainer):
         image_processor: saved into every checkpoint beside the tokenizer.
         kwargs: transformers' own; ``processing_class`` is the tokenizer.
     """
+
+    args: TrainingArguments
 
     def __init__(self, *, card: RunCard, image_processor: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -83,7 +86,7 @@ class LlavaTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW (or ``--optim``) over groups {adapter, projector} x {decayed, not decayed}."""
         if self.optimizer is None and self.args.mm_projector_lr is not None:
-            target = self.model if model is None else model
+            target: Any = self.model if model is None else model
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
             self.optimizer = optimizer_class(self._parameter_groups(target), **kwargs)
             return self.optimizer
@@ -107,11 +110,10 @@ class LlavaTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the projector's learning rate to every training log line."""
-        if "learning_rate" in logs and self.optimizer is not None and self.lr_scheduler is not None:
-            names = [group.get("name", "") for group in self.optimizer.param_groups]
-            for name, rate in zip(names, self.lr_scheduler.get_last_lr(), strict=True):
-                if name.startswith("projector"):
-                    logs["projector_learning_rate"] = float(rate)
+        if "learning_rate" in logs and self.args.mm_projector_lr is not None and self.args.learning_rate > 0:
+            # All groups follow one schedule from their own peaks.
+            share = logs["learning_rate"] / self.args.learning_rate
+            logs["projector_learning_rate"] = share * self.args.mm_projector_lr
         super().log(logs, *args, **kwargs)
 
     # Text-only batches ------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class LlavaTrainer(Trainer):
         return result + nothing
 
     def _unused_projector_output(self, model: Any) -> torch.Tensor:
-        base = self.accelerator.unwrap_model(model)
+        base: Any = self.accelerator.unwrap_model(model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
         size = base.config.vision_config.image_size
         weight = next(base.model.vision_tower.parameters())

@@ -251,3 +251,24 @@ def test_full_disk_keeps_the_last_checkpoint(
     assert train(argv) == 0
     straight = trained("--output_dir", str(tmp_path / "straight"))
     assert losses(run) == losses(straight)
+
+
+def test_projector_learns_at_its_own_rate(trained: Train) -> None:
+    run = trained("--mm_projector_lr", "5e-5", "--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "2")
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    rates = [(entry["learning_rate"], entry["projector_learning_rate"]) for entry in history if "loss" in entry]
+    assert rates[-1] == pytest.approx((1e-3, 5e-5))
+    assert all(ours / theirs == pytest.approx(20) for ours, theirs in rates if theirs)
+    groups = torch.load(run / "checkpoint-6" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert {(group["name"], group["lr"]) for group in groups} == {
+        ("adapter", 1e-3), ("projector", 5e-5), ("projector, no decay", 5e-5),
+    }  # fmt: skip
+
+
+def test_a_zero_projector_rate_freezes_it_and_text_only_batches_train(trained: Train, argv: list[str]) -> None:
+    """Batches without pictures are in this data (grouped by modality): they must leave the projector as it is."""
+    run = trained("--mm_projector_lr", "0", "--weight_decay", "0.1")
+    model = load_model(run, device="cpu").model
+    projector = model.base_model.model.model.multi_modal_projector
+    for name, weight in projector.original_module.state_dict().items():
+        assert torch.equal(projector.modules_to_save["default"].state_dict()[name], weight)
