@@ -39,25 +39,39 @@ def __dir__() -> list[str]:
 
 
 class _AfterPeft(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports ``llava_teamlora.tuners``, which registers the methods, right after peft's own import."""
+    """Imports ``llava_teamlora.tuners``, which registers the methods, right after peft's own import.
+
+    Being asked for peft's place is not an import (libraries ask to learn whether peft is installed), so this stays on
+    the path until peft has really been loaded.
+    """
+
+    def __init__(self) -> None:
+        self.asking = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "peft":
+        """Find peft by the other finders and put this loader in front of its own."""
+        if fullname != "peft" or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.asking = False
         if spec is not None and spec.loader is not None:
             self.inner, spec.loader = spec.loader, self
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """As peft's own loader does."""
         return self.inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Load peft, then register."""
         module.__loader__ = self.inner
         self.inner.exec_module(module)
+        sys.meta_path.remove(self)
         importlib.import_module("llava_teamlora.tuners")
 
 

@@ -8,7 +8,6 @@ these files, never by its name.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +24,8 @@ from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import Template, get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
-from llava_teamlora.models.build import Base, BaseSpec, fingerprint, load_base
+from llava_teamlora.models.build import Base, BaseSpec, load_base
+from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 
 RUN_FILE = "run.yaml"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -43,6 +43,7 @@ class RunCard:
         version: conversation template.
         image_aspect_ratio: ``pad`` or ``square``.
         arguments: the resolved command line.
+        identity: what else makes a run this run: digests of its data, number of processes.
         versions: of Python and the libraries that matter.
         results: figures of the finished run (losses, seconds, memory); empty in a checkpoint.
     """
@@ -53,6 +54,7 @@ class RunCard:
     version: str
     image_aspect_ratio: str
     arguments: dict[str, Any]
+    identity: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
@@ -133,21 +135,6 @@ def read_run_card(folder: str | Path) -> RunCard:
         raise UserError(f"{path}: is broken ({error})") from error
 
 
-def base_fingerprint(spec: BaseSpec) -> str:
-    """Fingerprint of all folders a base is made of."""
-    names = [spec.model, *([spec.vision_tower] if spec.vision_tower else [])]
-    return hashlib.sha256("".join(fingerprint(name) for name in names).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def load_model(
     path: str | Path,
     *,
@@ -181,8 +168,12 @@ def load_model(
         raise UserError(f"{path}: holds an adapter but no {RUN_FILE}; use the whole run folder")
     else:
         loaded = _load_plain_base(str(path), torch_dtype, attn_implementation, version, image_aspect_ratio)
+    try:
+        model = loaded.model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device!r} cannot be used ({str(error).splitlines()[0]})") from error
     return Loaded(
-        model=loaded.model.to(device).eval(),
+        model=model,
         tokenizer=loaded.tokenizer,
         template=loaded.template,
         vision=loaded.vision,
@@ -198,6 +189,7 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
     spec = replace(card.base, model=model_base) if model_base else card.base
     if not model_base and Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
         raise UserError(f"{path}: its base {spec.model} is not there; say where it is with --model_base")
+    spec = replace(spec, projector_weights=None)  # the adapter's file holds the projector
     if not (path / ADAPTER_FILE).is_file():
         raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
     found = base_fingerprint(spec)

@@ -10,7 +10,13 @@ class UserError(Exception):
     """Something the user can mend. The message names the file, index or field, and the remedy."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint ``; did you mean 'x'?`` for a mistyped name, or an empty string when nothing is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """A hint ``; did you mean 'x'?`` for a mistyped name, or an empty string when nothing is near.
+
+    Args:
+        name: as typed.
+        known: what there is.
+        prefix: put before the hint's name (``--`` of a flag).
+    """
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {prefix + matches[0]!r}?" if matches else ""

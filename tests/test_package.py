@@ -21,7 +21,12 @@ def test_importing_is_light() -> None:
 
 @pytest.mark.parametrize(
     "imports",
-    ["import llava_teamlora, peft", "import peft, llava_teamlora", "from llava_teamlora import TeamLoraConfig"],
+    [
+        "import llava_teamlora, peft",
+        "import peft, llava_teamlora",
+        "from llava_teamlora import TeamLoraConfig",
+        "import llava_teamlora; from transformers.utils import is_peft_available as f; f(); f(); import peft",
+    ],
 )
 def test_peft_knows_the_methods(imports: str) -> None:
     code = f"{imports}; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as m; print('TEAMLORA' in m)"

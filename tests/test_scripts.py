@@ -69,7 +69,7 @@ def test_mistakes_end_in_one_line(tiny: str, tmp_path: Path) -> None:
     for variables, message in (
         ({"MODEL": tiny}, "MODEL is set, so DATA"),
         ({"MODEL": tiny, "DATA": "x.json"}, "MODEL is set, so OUT"),
-        ({"MODEL": tiny, "DATA": "x.json", "OUT": str(tmp_path / "o")}, "x.json: no such file (--data_path)"),
+        ({"MODEL": tiny, "DATA": "x.json", "OUT": str(tmp_path / "o")}, "x.json: no such file"),
         ({"MODEL": tiny, "DATA": "x.json", "OUT": "o", "LAUNCHER": "slurm"}, "LAUNCHER=slurm is not torchrun"),
         ({"METHOD": "teamlor", "OUT": str(tmp_path / "o")}, "did you mean 'teamlora'?"),
     ):

@@ -98,7 +98,10 @@ class ConversationDataset(Dataset):
 
     def _encode_whole(self, index: int) -> Encoded:
         record = self.records[index]
-        segments = self.template.segments(record.turns, len(record.images), record.image_turn)
+        try:
+            segments = self.template.segments(record.turns, len(record.images), record.image_turn)
+        except UserError as error:
+            raise UserError(f"{record.where}: {error}") from error
         encoded = encode(segments, self.tokenizer)
         if encoded.images != len(record.images):
             raise UserError(f"{record.where}: {encoded.images} picture places for {len(record.images)} pictures")

@@ -81,15 +81,20 @@ def check_images(
     *,
     progress: Callable[[int], object] | None = None,
     threads: int = 16,
+    decode_up_to: int = 20_000,
     shown: int = 5,
 ) -> int:
-    """See, before a model is loaded, that every picture is there and begins like one (its header is read).
+    """See, before a model is loaded, that every picture is there and can be read.
+
+    Of few pictures all is decoded. Of very many only the header is looked at, which finds what is missing or no
+    picture at all, but not a file whose end is cut off.
 
     Args:
         records: checked records.
         folder: picture folder (``--image_folder``); may be None when no record has a picture.
         progress: called with 1 for every picture looked at.
         threads: files opened at once.
+        decode_up_to: most pictures to decode whole.
         shown: how many offenders the message names.
 
     Returns:
@@ -104,32 +109,36 @@ def check_images(
             users.setdefault(image, record)
     if not users:
         return 0
-    if folder is None:
-        first = next(iter(users.values()))
-        raise UserError(f"{first.where}: has a picture, but no --image_folder is given")
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder (--image_folder)")
-
-    problems: list[tuple[str, str | None]] = []
+    root = _existing_folder(folder, next(iter(users.values())))
+    decode = len(users) <= decode_up_to
+    bad: list[str] = []
     with ThreadPoolExecutor(threads) as pool:
-        for name, text in zip(users, pool.map(lambda name: _header_problem(folder / name), users), strict=True):
-            problems.append((name, text))
+        for name, problem in zip(users, pool.map(lambda name: _problem(root / name, decode), users), strict=True):
+            if problem is not None:
+                bad.append(f"{users[name].where}: {root / name}: {problem}")
             if progress is not None:
                 progress(1)
-    bad = [(name, text) for name, text in problems if text is not None]
     if bad:
-        named = "; ".join(f"{users[name].where}: {folder / name}: {text}" for name, text in bad[:shown])
         more = f"; and {len(bad) - shown} more" if len(bad) > shown else ""
-        raise UserError(f"{len(bad)} of {len(users)} pictures cannot be used: {named}{more}")
+        raise UserError(f"{len(bad)} of {len(users)} pictures cannot be used: {'; '.join(bad[:shown])}{more}")
     return len(users)
 
 
-def _header_problem(path: Path) -> str | None:
+def _existing_folder(folder: str | Path | None, first: Record) -> Path:
+    if folder is None:
+        raise UserError(f"{first.where}: has a picture, but no --image_folder is given")
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder (--image_folder)")
+    return Path(folder)
+
+
+def _problem(path: Path, decode: bool) -> str | None:
     if not path.is_file():
         return "no such picture"
     try:
-        with Image.open(path):
+        with Image.open(path) as image:
+            if decode:
+                image.load()
             return None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"not a readable picture ({error})" if "cannot identify" not in str(error) else "not a picture"

@@ -76,7 +76,7 @@ def load_records(path: str | Path) -> list[Record]:
 def _read_rows(path: Path) -> list[Any]:
     if not path.is_file():
         kind = "is a folder, not a JSON file" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {kind} (--data_path)")
+        raise UserError(f"{path}: {kind}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

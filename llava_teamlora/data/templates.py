@@ -33,6 +33,11 @@ class Template(Protocol):
         """The template's name in TEMPLATES."""
         ...
 
+    @property
+    def end(self) -> str | None:
+        """What ends an answer, and must be the tokenizer's end token; None if answers do not end in one."""
+        ...
+
     def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
         """Segments of a whole conversation, or of a prompt when the last turn is the human's.
 
@@ -55,7 +60,7 @@ class Vicuna:
 
     name: str
     system: str
-    end: str = "</s>"
+    end: str | None = "</s>"
 
     def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
         """See :meth:`Template.segments`."""
@@ -74,6 +79,7 @@ class Plain:
     """``plain``, for projector pre-training: picture, caption, newline. The human's text is discarded."""
 
     name: str
+    end: str | None = None
 
     def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
         """See :meth:`Template.segments`.

@@ -101,14 +101,14 @@ def expand_images(encoded: Encoded, image_token_id: int, tokens_per_image: int) 
 
 
 def truncate(encoded: Encoded, max_length: int, image_token_id: int, where: str) -> Encoded:
-    """Keep the first ``max_length`` tokens of an expanded sample, never cutting into a picture.
+    """Keep the first ``max_length`` tokens of an expanded sample, pictures whole.
 
     Raises:
-        UserError: the cut would fall inside a picture's tokens.
+        UserError: part or all of a picture would be cut off.
     """
     if len(encoded.input_ids) <= max_length:
         return encoded
-    if encoded.input_ids[max_length] == image_token_id:
+    if image_token_id in encoded.input_ids[max_length:]:
         raise UserError(
             f"{where}: --model_max_length {max_length} would cut off a picture's tokens; raise it or "
             "shorten the text before the picture"

@@ -7,15 +7,17 @@ LLaVA-1.5. A missing, unexpected or misshapen weight is an error, never a warnin
 
 from __future__ import annotations
 
-import hashlib
-import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoProcessor,
     AutoTokenizer,
@@ -34,6 +36,7 @@ from llava_teamlora.errors import UserError
 logger = logging.get_logger(__name__)
 
 PROJECTOR_TYPE = "mlp2x_gelu"
+SELECT_FEATURES = ("patch", "cls_patch")
 _SELECT_STRATEGY: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
 _CLIP_TEXT_SIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
@@ -46,15 +49,15 @@ class BaseSpec:
     Attributes:
         model: folder or hub id of a LLaVA (transformers' layout) or of a causal language model.
         vision_tower: folder or hub id of a CLIP tower; given exactly when ``model`` is a language model.
-        select_layer: hidden state of the tower whose features are used (-2: the last but one).
-        select_feature: ``patch`` (cls token dropped) or ``cls_patch``.
+        select_layer: hidden state of the tower whose features are used; None is a finished LLaVA's own, else -2.
+        select_feature: ``patch`` (cls token dropped) or ``cls_patch``; None is a finished LLaVA's own, else ``patch``.
         projector_weights: LLaVA's ``mm_projector.bin`` or a safetensors file with its keys.
     """
 
     model: str
     vision_tower: str | None = None
-    select_layer: int = -2
-    select_feature: str = "patch"
+    select_layer: int | None = None
+    select_feature: str | None = None
     projector_weights: str | None = None
 
 
@@ -107,7 +110,7 @@ def load_base(spec: BaseSpec, dtype: torch.dtype = torch.float32, attention: str
     Raises:
         UserError: nothing there, the wrong kind of model, or weights that do not fit.
     """
-    config = _load_config(spec.model, "--model_name_or_path")
+    config = _load_config(spec.model)
     kwargs = {"dtype": dtype, "attn_implementation": resolve_attention(attention, dtype)}
     if hasattr(config, "mm_vision_tower"):
         raise UserError(
@@ -117,6 +120,7 @@ def load_base(spec: BaseSpec, dtype: torch.dtype = torch.float32, attention: str
     if isinstance(config, LlavaConfig):
         if spec.vision_tower is not None:
             raise UserError(f"{spec.model}: is a finished LLaVA with its own vision tower; drop --vision_tower")
+        _refuse_other_vision(spec, config)
         model, tokenizer, image_processor = _load_finished(spec.model, kwargs)
     else:
         if spec.vision_tower is None:
@@ -152,12 +156,7 @@ def load_projector(model: LlavaForConditionalGeneration, path: str) -> None:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file (--pretrain_mm_mlp_adapter)")
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        weights = load_file(path)
-    else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = _read_weights(path)
     names = {"0": "linear_1", "2": "linear_2"}
     renamed: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
@@ -174,21 +173,48 @@ def load_projector(model: LlavaForConditionalGeneration, path: str) -> None:
     projector.load_state_dict(renamed)
 
 
-def _load_config(name: str, flag: str) -> Any:
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    try:
+        weights = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"{path}: is no file of weights ({_first_line(error)})") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise UserError(f"{path}: is no file of weights (expected names and tensors)")
+    return weights
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _refuse_other_vision(spec: BaseSpec, config: LlavaConfig) -> None:
+    """A finished LLaVA was trained on certain features; asking for others is refused, not ignored."""
+    if spec.select_layer is not None and spec.select_layer != config.vision_feature_layer:
+        raise UserError(
+            f"{spec.model}: was trained on the tower's layer {config.vision_feature_layer}; drop "
+            f"--mm_vision_select_layer {spec.select_layer}"
+        )
+    feature = spec.select_feature
+    if feature is not None and _SELECT_STRATEGY[feature] != config.vision_feature_select_strategy:
+        raise UserError(f"{spec.model}: was trained on other features; drop --mm_vision_select_feature {feature}")
+
+
+def _load_config(name: str) -> Any:
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         hint = "; it is a run folder: name its base instead" if (path / "adapter_config.json").is_file() else ""
-        raise UserError(f"{name}: holds no config.json ({flag}){hint}")
+        raise UserError(f"{name}: holds no config.json{hint}")
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if path.exists() else "neither a folder here nor a hub model in reach"
-        raise UserError(f"{name}: {reason} ({flag})") from error
+        raise UserError(f"{name}: {reason}") from error
 
 
-def _checked(loaded: Any, name: str, may_be_left: tuple[str, ...] = ()) -> Any:
-    """The model of ``from_pretrained(..., output_loading_info=True)``, if all its weights came along."""
-    model, info = loaded
+def _load_whole(kind: Any, name: str, may_be_left: tuple[str, ...] = (), **kwargs: Any) -> Any:
+    """``kind.from_pretrained(name)``, if it can be read and all its weights came along."""
+    model, info = _load(kind, name, output_loading_info=True, **kwargs)
     problems = {
         "missing": sorted(info["missing_keys"]),
         "unexpected": sorted(key for key in info["unexpected_keys"] if not key.startswith(may_be_left or ("\0",))),
@@ -201,37 +227,36 @@ def _checked(loaded: Any, name: str, may_be_left: tuple[str, ...] = ()) -> Any:
     return model
 
 
+def _load(kind: Any, name: str, **kwargs: Any) -> Any:
+    try:
+        return kind.from_pretrained(name, **kwargs)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name}: cannot be loaded ({_first_line(error)})") from error
+
+
 def _load_finished(name: str, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
-    model = _checked(LlavaForConditionalGeneration.from_pretrained(name, output_loading_info=True, **kwargs), name)
-    processor = AutoProcessor.from_pretrained(name)
+    model = _load_whole(LlavaForConditionalGeneration, name, **kwargs)
+    processor = _load(AutoProcessor, name)
     return model, processor.tokenizer, processor.image_processor
 
 
 def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Language model + vision tower + fresh projector -> one LLaVA."""
-    from transformers import AutoImageProcessor
-
     assert spec.vision_tower is not None
-    tower_config = _load_config(spec.vision_tower, "--vision_tower")
+    tower_config = _load_config(spec.vision_tower)
     if tower_config.model_type not in ("clip", "clip_vision_model"):
         raise UserError(f"{spec.vision_tower}: is a {tower_config.model_type!r} model, not a CLIP vision tower")
-    if spec.select_feature not in _SELECT_STRATEGY:
-        raise UserError(f"--mm_vision_select_feature {spec.select_feature!r} is not 'patch' or 'cls_patch'")
-    tower = _checked(
-        CLIPVisionModel.from_pretrained(spec.vision_tower, output_loading_info=True, **kwargs),
-        spec.vision_tower,
-        may_be_left=_CLIP_TEXT_SIDE,
-    )
-    llm = _checked(AutoModelForCausalLM.from_pretrained(spec.model, output_loading_info=True, **kwargs), spec.model)
-    tokenizer = AutoTokenizer.from_pretrained(spec.model)
+    tower = _load_whole(CLIPVisionModel, spec.vision_tower, may_be_left=_CLIP_TEXT_SIDE, **kwargs)
+    llm = _load_whole(AutoModelForCausalLM, spec.model, **kwargs)
+    tokenizer = _load(AutoTokenizer, spec.model)
     _add_image_token(tokenizer, llm)
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=llm.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         projector_hidden_act="gelu",
-        vision_feature_layer=spec.select_layer,
-        vision_feature_select_strategy=_SELECT_STRATEGY[spec.select_feature],
+        vision_feature_layer=-2 if spec.select_layer is None else spec.select_layer,
+        vision_feature_select_strategy=_SELECT_STRATEGY[spec.select_feature or "patch"],
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
     with torch.device("meta"):  # everything on it is replaced below
@@ -242,44 +267,21 @@ def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     model.lm_head = llm.get_output_embeddings()
     model.generation_config = llm.generation_config
     model.set_attn_implementation(kwargs["attn_implementation"])
-    return model, tokenizer, AutoImageProcessor.from_pretrained(spec.vision_tower)
+    return model, tokenizer, _load(AutoImageProcessor, spec.vision_tower)
 
 
 def _add_image_token(tokenizer: Any, llm: Any) -> None:
-    """Give ``<image>`` an id (and its embedding row, whose value is never read) and make padding possible."""
+    """Give ``<image>`` an id and make padding possible.
+
+    New vocabulary rows are the mean of the old ones: nothing ever reads them, and they must be the same each time the
+    base is put together, because a run folder does not keep them.
+    """
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if len(tokenizer) > llm.get_input_embeddings().weight.shape[0]:
+    before = llm.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > before:
         llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-
-
-def fingerprint(name: str) -> str:
-    """Names a base by its content: its config and, for every weight file, size, first and last MiB.
-
-    Reading a few MiB instead of all keeps it instant for 7B models. A hub id is fingerprinted by its cached
-    snapshot.
-
-    Raises:
-        UserError: ``name`` is neither a folder nor a cached hub model.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(name, local_files_only=True))
-        except (LocalEntryNotFoundError, ValueError) as error:
-            raise UserError(f"{name}: neither a folder here nor a model in the hub's cache") from error
-    digest = hashlib.sha256()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
-    return digest.hexdigest()
+        with torch.no_grad():
+            for table in (llm.get_input_embeddings().weight, llm.get_output_embeddings().weight):
+                table[before:] = table[:before].float().mean(0).to(table.dtype)

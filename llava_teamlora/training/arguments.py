@@ -24,7 +24,7 @@ from llava_teamlora.constants import LANGUAGE_MODEL_FFN
 from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError, nearest
-from llava_teamlora.models.build import PROJECTOR_TYPE, BaseSpec
+from llava_teamlora.models.build import PROJECTOR_TYPE, SELECT_FEATURES, BaseSpec
 from llava_teamlora.tuners import METHODS, AdapterOptions
 
 
@@ -43,8 +43,8 @@ class ModelArguments:
     )
     vision_tower: str | None = _help("CLIP tower to put before a language model.", None)
     version: str = _help("Conversation template: v1 (alias vicuna_v1) or plain.", "v1")
-    mm_vision_select_layer: int = _help("Hidden state of the tower that is used.", -2)
-    mm_vision_select_feature: str = _help("patch, or cls_patch to keep the cls token.", "patch")
+    mm_vision_select_layer: int | None = _help("Hidden state of the tower that is used (default -2).", None)
+    mm_vision_select_feature: str | None = _help("patch (default), or cls_patch to keep the cls token.", None)
     mm_projector_type: str = _help("Projector of a newly put together LLaVA.", PROJECTOR_TYPE)
     pretrain_mm_mlp_adapter: str | None = _help("mm_projector.bin to start the projector from.", None)
     freeze_mm_mlp_adapter: bool = _help("Do not train the projector.", False)
@@ -54,6 +54,16 @@ class ModelArguments:
         get_template(self.version)
         if self.mm_projector_type != PROJECTOR_TYPE:
             raise UserError(f"--mm_projector_type {self.mm_projector_type!r}: only {PROJECTOR_TYPE} is supported")
+        if self.mm_vision_select_feature not in (None, *SELECT_FEATURES):
+            raise UserError(f"--mm_vision_select_feature {self.mm_vision_select_feature!r} is not patch or cls_patch")
+        projector = self.pretrain_mm_mlp_adapter
+        if projector is not None and not Path(projector).is_file():
+            raise UserError(f"{projector}: no such file (--pretrain_mm_mlp_adapter)")
+        if self.vision_tower is not None and self.freeze_mm_mlp_adapter and projector is None:
+            raise UserError(
+                "--freeze_mm_mlp_adapter would freeze a projector that was never trained; give it with "
+                "--pretrain_mm_mlp_adapter, or let it train"
+            )
 
     def base(self) -> BaseSpec:
         """The base these arguments name; local folders absolute, so that a run folder may be moved."""
@@ -116,13 +126,20 @@ class MethodArguments:
         name, _, rest = self.match_params.partition(":")
         if name not in METHODS:
             raise UserError(f"--match_params: {name!r} is not one of {', '.join(METHODS)}{nearest(name, METHODS)}")
+        options: dict[str, Any] = {"target_modules": self.target_modules}
+        for pair in filter(None, rest.split(",")):
+            key, _, value = pair.partition("=")
+            if key not in METHODS[name].options or not value.isdecimal():
+                raise UserError(
+                    f"--match_params {self.match_params!r}: {pair!r} is not an option=number of {name}; "
+                    "write e.g. teamlora:r=8"
+                )
+            options[key] = int(value)
         try:
-            said: dict[str, Any] = {key: int(value) for key, value in (p.split("=", 1) for p in rest.split(",") if p)}
-            options = AdapterOptions(target_modules=self.target_modules, **said)
-            METHODS[name].build(options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--match_params {self.match_params!r}: {error}; write e.g. teamlora:r=8") from error
-        return name, options
+            METHODS[name].build(AdapterOptions(**options))
+        except ValueError as error:
+            raise UserError(f"--match_params {self.match_params!r}: {error}") from error
+        return name, AdapterOptions(**options)
 
 
 @dataclass
@@ -162,8 +179,9 @@ class TrainingArguments(transformers.TrainingArguments):
     def __post_init__(self) -> None:
         if self.mm_projector_lr is not None and self.mm_projector_lr < 0:
             raise UserError(f"--mm_projector_lr {self.mm_projector_lr} must not be negative")
-        if self.model_max_length < 1:
-            raise UserError(f"--model_max_length {self.model_max_length} must be positive")
+        for name in ("model_max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
         if self.load_best_model_at_end and self.eval_strategy == "no":
             raise UserError("--load_best_model_at_end needs --eval_strategy steps or epoch")
         # Pinned memory speeds copies to an accelerator; without one it only warns.
@@ -225,15 +243,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         "--config", metavar="FILE", help="YAML of flags (a run folder's run.yaml works); the command line wins."
     )
     known = {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
-    argv = _with_config(argv, known)
+    argv = _with_config(_split_config(argv), known)
     if "-h" in argv or "--help" in argv:
         parser.print_help()
         raise SystemExit(0)
     said = _said(argv, known)
     try:
-        model, method, data, training, *_ = parser.parse_args_into_dataclasses(argv)
+        model, method, data, training, *_ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, ImportError) as error:
-        raise UserError(f"llava-teamlora train: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        reason = reason.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words")
+        raise UserError(f"llava-teamlora train: {reason}") from error
     return Arguments(model, method, data, training, said)
 
 
@@ -242,14 +262,21 @@ def _said(argv: Sequence[str], known: set[str]) -> frozenset[str]:
     names = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
     for name in names:
         if name not in known:
-            raise UserError(f"llava-teamlora train: unknown flag --{name}{nearest(name, known)}")
+            raise UserError(f"llava-teamlora train: unknown flag --{name}{nearest(name, known, prefix='--')}")
     return frozenset(name.replace("-", "_") for name in names)
+
+
+def _split_config(argv: list[str]) -> list[str]:
+    """``--config=FILE`` -> ``--config FILE``."""
+    return [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
 
 
 def _with_config(argv: list[str], known: set[str]) -> list[str]:
     """Put the flags of a ``--config`` file in front of those of the command line."""
     if "--config" not in argv:
         return argv
+    if argv.count("--config") > 1:
+        raise UserError("--config is given more than once; put all keys into one file")
     position = argv.index("--config")
     if position + 1 == len(argv):
         raise UserError("--config needs a file")
@@ -257,7 +284,7 @@ def _with_config(argv: list[str], known: set[str]) -> list[str]:
     values = _read_config(path)
     flags: list[str] = []
     for key, value in values.items():
-        if key not in known:
+        if key not in known - {"config", "help"}:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
         if value is None:
             continue
@@ -275,10 +302,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file (--config)")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: broken YAML: {' '.join(str(error).split())}") from error
     if isinstance(content, dict) and "llava_teamlora_run" in content:
-        content = content["arguments"]
+        content = content.get("arguments")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected 'flag: value' lines")
     return content

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import resource
-import shutil
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +19,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from rich.console import Console
 from rich.progress import Progress
-from transformers import set_seed
+from transformers import TrainerState, set_seed
 
-from llava_teamlora.checkpoint import (
-    RUN_FILE,
-    RunCard,
-    base_fingerprint,
-    library_versions,
-    read_run_card,
-    write_run_card,
-)
+from llava_teamlora.checkpoint import RunCard, library_versions, read_run_card, write_run_card
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.data.dataset import ConversationDataset, VisionFormat
@@ -36,21 +29,18 @@ from llava_teamlora.data.images import check_images
 from llava_teamlora.data.records import Record, load_records
 from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
+from llava_teamlora.machine import peak_memory_mib
 from llava_teamlora.models.build import Base, load_base
+from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.training.arguments import Arguments, parse_arguments
+from llava_teamlora.training.folder import Start, find_start, last_checkpoint, prepare
 from llava_teamlora.training.preview import show_preview
-from llava_teamlora.training.trainer import LlavaTrainer, last_checkpoint
+from llava_teamlora.training.trainer import LlavaTrainer
 from llava_teamlora.tuners import METHODS
 from llava_teamlora.tuners.budget import adapted_shapes, count_adapter, count_trainable, match_rank
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect."""
-
-_MAY_DIFFER_ON_RESUME = {
-    "output_dir", "overwrite_output_dir", "dry_run", "resume_from_checkpoint", "report_to", "run_name",
-    "logging_steps", "logging_first_step", "log_level", "disable_tqdm", "save_total_limit",
-    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
-}  # fmt: skip
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -66,43 +56,102 @@ def train(argv: Sequence[str] | None = None) -> int:
         UserError: anything in arguments, data or model that cannot work.
     """
     arguments = parse_arguments(argv)
-    console = Console(quiet=not arguments.training.should_log)
-    output = Path(arguments.training.output_dir)
-    checkpoint = _find_checkpoint(arguments, output)
-
+    console = Console(quiet=not arguments.training.should_log, highlight=False, soft_wrap=True)
+    _refuse_data_parallel(arguments)
     records, validation = _load_data(arguments, console)
+    identity = _identity(arguments)
+    start = Start() if arguments.training.dry_run else find_start(arguments, identity)
+    if start.finished:
+        console.print(f"{arguments.training.output_dir}: this run is finished already; nothing to train")
+        return 0
 
     set_seed(arguments.training.seed)
     _start_deepspeed(arguments)
     base = load_base(arguments.model.base(), _dtype(arguments), arguments.model.attn_implementation)
-    datasets = [_dataset(part, arguments, base) for part in (records, validation) if part]
-    for dataset in datasets:
-        _tell_truncation(dataset, console)
+    datasets = [_dataset(part, arguments, base, console) for part in (records, validation) if part]
     model = adapt(base, arguments)
     table = count_trainable(model)
-    console.print(str(table), highlight=False, soft_wrap=True)
+    console.print(str(table))
     if arguments.training.dry_run:
         show_preview(console, arguments.resolved(), datasets[0])
         return 0
 
-    trainer = LlavaTrainer(
-        model=model,
-        args=arguments.training,
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1] if validation else None,
-        data_collator=Collator(_pad_token_id(base)),
-        processing_class=base.tokenizer,
-        image_processor=base.image_processor,
-        card=_card(arguments, table.trainable),
-    )
-    if checkpoint is not None:
-        console.print(f"Going on from {checkpoint}", highlight=False, soft_wrap=True)
-    _train(trainer, checkpoint)
+    trainer = _trainer(model, base, datasets, _card(arguments, identity, table.trainable), arguments, start)
+    if start.checkpoint is not None:
+        console.print(f"Going on from {start.checkpoint}")
+    _train(trainer, start.checkpoint)
     if trainer.interruption.requested:
         console.print(f"Interrupted at step {trainer.state.global_step}. Run the same command again to go on.")
         return INTERRUPTED
     _finish(trainer, console)
     return 0
+
+
+def _refuse_data_parallel(arguments: Arguments) -> None:
+    """One process on several GPUs would train by nn.DataParallel: slow, and with another batch size than said."""
+    visible = arguments.training.n_gpu
+    if visible > 1:
+        raise UserError(
+            f"{visible} GPUs are visible to one process; start one process each (torchrun --nproc_per_node "
+            f"{visible} -m llava_teamlora.cli train …), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
+def _trainer(
+    model: PeftModel,
+    base: Base,
+    datasets: list[ConversationDataset],
+    card: RunCard,
+    arguments: Arguments,
+    start: Start,
+) -> LlavaTrainer:
+    """The trainer, once the output folder is ready."""
+    if arguments.training.should_save:
+        prepare(Path(arguments.training.output_dir), start)
+    return LlavaTrainer(
+        model=model,
+        args=arguments.training,
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1] if len(datasets) > 1 else None,
+        data_collator=Collator(_pad_token_id(base)),
+        processing_class=base.tokenizer,
+        image_processor=base.image_processor,
+        card=card,
+    )
+
+
+def adapt(base: Base, arguments: Arguments) -> PeftModel:
+    """Freeze the base and put the method on it; the projector trains along unless it is frozen.
+
+    Trained weights are float32 whatever the base's dtype, so that small updates are not lost. The projector of a newly
+    put together LLaVA goes into the run folder even when it is frozen: nothing else keeps it.
+
+    Raises:
+        UserError: the options do not fit the method or the model.
+    """
+    method = arguments.method
+    frozen = arguments.model.freeze_mm_mlp_adapter
+    kept = not frozen or arguments.model.vision_tower is not None
+    options = method.options((PROJECTOR,) if kept else None)
+    try:
+        matched = method.matched()
+        if matched is not None:
+            other, other_options = matched
+            shapes = adapted_shapes(base.model, METHODS[other].build(other_options))
+            target = count_adapter(other, other_options, shapes)
+            options = replace(options, r=match_rank(method.method, options, shapes, target))
+        config = METHODS[method.method].build(options)
+        config.task_type = "CAUSAL_LM"
+        adapted_shapes(base.model, config)  # refuses targets that match nothing, in words
+        model = get_peft_model(base.model, config)
+    except (ValueError, TypeError, re.error) as error:
+        raise UserError(f"--method {method.method}: {' '.join(str(error).split())}") from error
+    assert isinstance(model, PeftModel)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad = not (frozen and PROJECTOR in name)
+    return model
 
 
 def _start_deepspeed(arguments: Arguments) -> None:
@@ -121,85 +170,6 @@ def _start_deepspeed(arguments: Arguments) -> None:
         comm.init_distributed(dist_backend="gloo" if arguments.training.use_cpu else None)
 
 
-def adapt(base: Base, arguments: Arguments) -> PeftModel:
-    """Freeze the base and put the method on it; the projector trains along unless it is frozen.
-
-    Trained weights are float32 whatever the base's dtype, so that small updates are not lost.
-
-    Raises:
-        UserError: the options do not fit the method or the model.
-    """
-    method = arguments.method
-    options = method.options(None if arguments.model.freeze_mm_mlp_adapter else (PROJECTOR,))
-    try:
-        matched = method.matched()
-        if matched is not None:
-            other, other_options = matched
-            shapes = adapted_shapes(base.model, METHODS[other].build(other_options))
-            target = count_adapter(other, other_options, shapes)
-            options = replace(options, r=match_rank(method.method, options, shapes, target))
-        config = METHODS[method.method].build(options)
-        config.task_type = "CAUSAL_LM"
-        adapted_shapes(base.model, config)  # refuses targets that match nothing, in words
-        model = get_peft_model(base.model, config)
-    except ValueError as error:
-        raise UserError(f"--method {method.method}: {' '.join(str(error).split())}") from error
-    assert isinstance(model, PeftModel)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
-
-
-def _find_checkpoint(arguments: Arguments, output: Path) -> Path | None:
-    """Where to go on from: the flag's, the folder's last whole one, or nowhere. Refuses what would mix runs."""
-    training = arguments.training
-    asked = training.resume_from_checkpoint
-    if asked and asked.lower() not in ("true", "false"):
-        checkpoint = Path(asked)
-        if not (checkpoint / RUN_FILE).is_file():
-            raise UserError(f"{checkpoint}: is not a whole checkpoint folder (--resume_from_checkpoint)")
-    elif training.overwrite_output_dir:
-        if output.is_dir() and not training.dry_run and training.should_save:
-            _clear(output)
-        return None
-    else:
-        if (output / RUN_FILE).is_file() and not training.dry_run:
-            raise UserError(
-                f"{output}: a finished run lies here; choose another --output_dir, or start anew with "
-                "--overwrite_output_dir True"
-            )
-        if output.exists() and not output.is_dir():
-            raise UserError(f"{output}: is a file, not a folder (--output_dir)")
-        checkpoint = last_checkpoint(output)
-        if asked and asked.lower() == "true" and checkpoint is None:
-            raise UserError(f"{output}: holds no whole checkpoint to resume from")
-    if checkpoint is not None:
-        _refuse_other_arguments(checkpoint, arguments)
-    return checkpoint
-
-
-def _clear(output: Path) -> None:
-    """Remove a former run's files from its folder, and nothing that is not a run's."""
-    if any(output.iterdir()) and not (output / RUN_FILE).is_file() and not list(output.glob("checkpoint-*")):
-        raise UserError(f"{output}: holds no run; --overwrite_output_dir will not delete other files")
-    shutil.rmtree(output)
-
-
-def _refuse_other_arguments(checkpoint: Path, arguments: Arguments) -> None:
-    """A resumed run must be the same run: other data or hyperparameters would give a mixture."""
-    before = read_run_card(checkpoint).arguments
-    now = arguments.resolved()
-    names = (before.keys() | now.keys()) - _MAY_DIFFER_ON_RESUME
-    changed = sorted(name for name in names if before.get(name) != now.get(name))
-    if changed:
-        shown = ", ".join(f"--{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:4])
-        raise UserError(
-            f"{checkpoint}: was made with other arguments ({shown}); repeat them to go on, or start anew with "
-            "--overwrite_output_dir True or another --output_dir"
-        )
-
-
 def _load_data(arguments: Arguments, console: Console) -> tuple[list[Record], list[Record]]:
     """Read and check the data files and look at every picture's header."""
     data = arguments.data
@@ -214,22 +184,37 @@ def _load_data(arguments: Arguments, console: Console) -> tuple[list[Record], li
     text_only = sum(not record.images for record in records)
     console.print(
         f"{data.data_path}: {len(records):,} conversations ({text_only:,} text-only), {len(names):,} pictures",
-        highlight=False,
-        soft_wrap=True,
     )
     return records, validation
 
 
-def _dataset(records: list[Record], arguments: Arguments, base: Base) -> ConversationDataset:
+def _identity(arguments: Arguments) -> dict[str, Any]:
+    """What makes a run this run besides its arguments: the data's content and the number of processes."""
+    data = arguments.data
+    paths = {"data_sha256": data.data_path, "validation_data_sha256": data.validation_data_path}
+    digests = {name: file_sha256(Path(path)) for name, path in paths.items() if path}
+    return {**digests, "processes": arguments.training.world_size}
+
+
+def _dataset(records: list[Record], arguments: Arguments, base: Base, console: Console) -> ConversationDataset:
     aspect_ratio = arguments.data.image_aspect_ratio
-    return ConversationDataset(
+    template = get_template(arguments.model.version)
+    eos = base.tokenizer.eos_token
+    if template.end not in (None, eos):
+        raise UserError(
+            f"--version {template.name} ends answers in {template.end!r}, but {arguments.model.model_name_or_path} in "
+            f"{eos!r}: it would never learn to stop. Choose a template that fits the model"
+        )
+    dataset = ConversationDataset(
         records,
-        get_template(arguments.model.version),
+        template,
         base.tokenizer,
         arguments.training.model_max_length,
         VisionFormat(base.image_processor, base.image_token_id, base.tokens_per_image, aspect_ratio),
         arguments.data.image_folder,
     )
+    _tell_truncation(dataset, console)
+    return dataset
 
 
 def _tell_truncation(dataset: ConversationDataset, console: Console) -> None:
@@ -239,8 +224,6 @@ def _tell_truncation(dataset: ConversationDataset, console: Console) -> None:
             f"{dataset.records[0].source}: {checked.truncated} of {checked.looked_at} conversations looked at are "
             f"longer than --model_max_length {dataset.max_length} and lose their end",
             style="yellow",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -254,7 +237,7 @@ def _pad_token_id(base: Base) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def _card(arguments: Arguments, trainable: int) -> RunCard:
+def _card(arguments: Arguments, identity: dict[str, Any], trainable: int) -> RunCard:
     spec = arguments.model.base()
     return RunCard(
         method=arguments.method.method,
@@ -263,6 +246,7 @@ def _card(arguments: Arguments, trainable: int) -> RunCard:
         version=arguments.model.version,
         image_aspect_ratio=arguments.data.image_aspect_ratio,
         arguments=arguments.resolved(),
+        identity=identity,
         versions=library_versions(),
         results={"trainable_parameters": trainable},
     )
@@ -272,8 +256,23 @@ def _train(trainer: LlavaTrainer, checkpoint: Path | None) -> None:
     """Train; the clock of a resumed run starts where its checkpoint's stopped."""
     if checkpoint is not None:
         trainer.seconds_before = read_run_card(checkpoint).results["train_seconds"]
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:
+            # Stopped between the last step and the end. transformers would train one step too many.
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = state
+            return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except UserError as error:
+        # A data loader's worker hands its whole traceback over; the message stands at its end.
+        message = str(error).rpartition("UserError: ")[2]
+        last = last_checkpoint(trainer.args.output_dir)
+        kept = f"; {last.name} is whole: mend it and run the same command again" if last else ""
+        rank = f"process {trainer.args.process_index}: " if trainer.args.world_size > 1 else ""
+        if trainer.args.process_index:
+            print(f"\nerror: {rank}{message}", file=sys.stderr)  # cli speaks for the first process alone
+        raise UserError(f"{rank}{message}{kept}") from error
     finally:
         trainer.interruption.restore()
 
@@ -283,9 +282,11 @@ def _finish(trainer: LlavaTrainer, console: Console) -> None:
     seconds = trainer.train_seconds
     metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     output = str(trainer.args.output_dir)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if losses and not math.isfinite(losses[-1]):
+        raise UserError(f"{output}: the loss is {losses[-1]}; lower --learning_rate or try --bf16 True")
     trainer.save_model(output)
     trainer.save_state()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     results: dict[str, Any] = {
         **trainer.card.results,
         "steps": trainer.state.global_step,
@@ -294,17 +295,8 @@ def _finish(trainer: LlavaTrainer, console: Console) -> None:
         "train_seconds": round(seconds, 1),
         "peak_mem_mib": peak_memory_mib(),
     }
-    if results["train_loss"] is not None and not math.isfinite(results["train_loss"]):
-        raise UserError(f"{output}: the loss is {results['train_loss']}; lower --learning_rate or try --bf16 True")
     if trainer.is_world_process_zero():
         write_run_card(output, replace(trainer.card, results=results))
     trainer.accelerator.wait_for_everyone()
     shown = ", ".join(f"{name} {value}" for name, value in results.items() if value is not None)
-    console.print(f"Run folder: {output} ({shown})", highlight=False, soft_wrap=True)
-
-
-def peak_memory_mib() -> int:
-    """Peak resident memory of this process, or of the accelerator where there is one, in MiB."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated() / 2**20)
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    console.print(f"Run folder: {output} ({shown})")

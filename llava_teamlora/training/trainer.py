@@ -6,7 +6,6 @@ folders and appear at once or not at all. Everything else (loop, logging, DeepSp
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
 import time
@@ -21,25 +20,13 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from llava_teamlora.checkpoint import RUN_FILE, RunCard, write_run_card
+from llava_teamlora.checkpoint import RunCard, write_run_card
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.sampler import ModalityLengthSampler
 from llava_teamlora.errors import UserError
 from llava_teamlora.training.arguments import TrainingArguments
-
-_STAGING = ".incomplete"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete ``checkpoint-N`` of a run, or None."""
-    found = [
-        (int(match.group(1)), path)
-        for path in Path(folder).glob("checkpoint-*")
-        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / RUN_FILE).is_file()
-    ]
-    return max(found)[1] if found else None
+from llava_teamlora.training.folder import STAGING, last_checkpoint
 
 
 class LlavaTrainer(Trainer):
@@ -146,12 +133,12 @@ class LlavaTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
-        return str(Path(folder) / _STAGING) if self._staging else folder
+        return str(Path(folder) / STAGING) if self._staging else folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write ``checkpoint-N`` aside and move it into place when it is whole."""
         run = Path(super()._get_output_dir(trial))
-        staging = run / _STAGING
+        staging = run / STAGING
         name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             shutil.rmtree(staging, ignore_errors=True)
@@ -180,7 +167,7 @@ class LlavaTrainer(Trainer):
 
     def _explained(self, error: Exception, run: Path, name: str) -> Exception:
         """A failed save in words: it is nearly always the disk. The half-written folder is removed."""
-        shutil.rmtree(run / _STAGING, ignore_errors=True)
+        shutil.rmtree(run / STAGING, ignore_errors=True)
         last = last_checkpoint(run)
         kept = f"{last.name} is whole" if last else "there is no earlier checkpoint"
         reason = str(error).strip().splitlines()[0]

@@ -65,6 +65,12 @@ def test_prescan_names_record_and_file(pictures: Path) -> None:
     assert check_images([record("red.png"), record("red.png"), record()], pictures, progress=seen.append) == 1
     assert seen == [1]
     (pictures / "bad.png").write_text("hello")
+    Image.effect_noise((64, 64), 50).save(pictures / "noise.jpg")
+    whole = (pictures / "noise.jpg").read_bytes()
+    (pictures / "cut.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(UserError, match="cut.jpg: not a readable picture .*truncated"):
+        check_images([record("cut.jpg")], pictures)
+    assert check_images([record("cut.jpg")], pictures, decode_up_to=0) == 1
     with pytest.raises(UserError) as caught:
         check_images([record("red.png"), record("none.png"), record("bad.png")], pictures)
     message = str(caught.value)

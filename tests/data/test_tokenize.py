@@ -72,6 +72,9 @@ def test_expansion_and_truncation() -> None:
     assert truncate(expanded, 6, 9, "here") is expanded
     with pytest.raises(UserError, match="here: --model_max_length 2 would cut off a picture"):
         truncate(expanded, 2, 9, "here")
+    later = Encoded([1, 5, 6, 9, 9], [IGNORE_INDEX, 5, 6, IGNORE_INDEX, IGNORE_INDEX])
+    with pytest.raises(UserError, match="would cut off a picture"):
+        truncate(later, 2, 9, "here")
 
 
 def test_a_slow_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.models.build import BaseSpec, fingerprint, load_base, resolve_attention
+from llava_teamlora.models.build import BaseSpec, load_base, resolve_attention
+from llava_teamlora.models.fingerprint import fingerprint
 
 Parts = tuple[str, str]
 
@@ -72,8 +73,11 @@ def test_wrong_combinations_are_refused(parts: Parts, tiny: str, tmp_path: Path)
         load_base(BaseSpec(tiny, clip))
     with pytest.raises(UserError, match="is a 'llama' model, not a CLIP vision tower"):
         load_base(BaseSpec(llm, llm))
-    with pytest.raises(UserError, match="is not 'patch' or 'cls_patch'"):
-        load_base(BaseSpec(llm, clip, select_feature="all"))
+    with pytest.raises(UserError, match="was trained on the tower's layer -2; drop --mm_vision_select_layer -1"):
+        load_base(BaseSpec(tiny, select_layer=-1))
+    with pytest.raises(UserError, match="drop --mm_vision_select_feature cls_patch"):
+        load_base(BaseSpec(tiny, select_feature="cls_patch"))
+    assert load_base(BaseSpec(tiny, select_layer=-2, select_feature="patch"))
     with pytest.raises(UserError, match="holds no config.json"):
         load_base(BaseSpec(str(tmp_path)))
     with pytest.raises(UserError, match="neither a folder here nor a hub model in reach"):
@@ -94,6 +98,32 @@ def test_missing_and_unexpected_weights_are_errors(tiny: str, tmp_path: Path) ->
     save_file(renamed, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"1 missing \(first: .*linear_1.weight\), 1 unexpected \(first: extra\)"):
         load_base(BaseSpec(str(folder)))
+
+
+def test_unreadable_bases_end_in_one_line(tiny: str, tmp_path: Path) -> None:
+    for lost in ("model.safetensors", "tokenizer.json"):
+        folder = tmp_path / lost
+        shutil.copytree(tiny, folder)
+        (folder / lost).unlink()
+        with pytest.raises(UserError, match="cannot be loaded"):
+            load_base(BaseSpec(str(folder)))
+    (tmp_path / "tokenizer.json" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_base(BaseSpec(str(tmp_path / "tokenizer.json")))
+    (tmp_path / "odd.bin").write_text("{}")
+    with pytest.raises(UserError, match="odd.bin: is no file of weights"):
+        load_base(BaseSpec(tiny, projector_weights=str(tmp_path / "odd.bin")))
+    torch.save([1], tmp_path / "list.bin")
+    with pytest.raises(UserError, match="expected names and tensors"):
+        load_base(BaseSpec(tiny, projector_weights=str(tmp_path / "list.bin")))
+
+
+def test_new_vocabulary_rows_are_the_same_each_time(parts: Parts) -> None:
+    first, second = (load_base(BaseSpec(*parts)).model for _ in range(2))
+    for one, two in ((m.get_input_embeddings(), m.get_output_embeddings()) for m in (first, second)):
+        assert one.weight.shape == two.weight.shape
+    assert torch.equal(first.get_input_embeddings().weight, second.get_input_embeddings().weight)
+    assert torch.equal(first.get_output_embeddings().weight, second.get_output_embeddings().weight)
 
 
 def test_original_llava_is_told_apart_by_its_config(tmp_path: Path) -> None:

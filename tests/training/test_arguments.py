@@ -48,7 +48,7 @@ def test_resolved_arguments_give_the_same_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--learning_rat", "1"], "unknown flag --learning_rat; did you mean 'learning_rate'?"),
+        (["--learning_rat", "1"], "unknown flag --learning_rat; did you mean '--learning_rate'?"),
         (["--version", "v3"], "--version 'v3' is not a template (known: v1, vicuna_v1, plain)"),
         (["--method", "teamlor"], "--method 'teamlor' is not one of teamlora, lora; did you mean 'teamlora'?"),
         (["--r", "0"], "r"),
@@ -56,7 +56,14 @@ def test_resolved_arguments_give_the_same_run_again(tmp_path: Path) -> None:
         (["--image_aspect_ratio", "padd"], "--image_aspect_ratio 'padd' is not one of pad, square"),
         (["--mm_projector_type", "linear"], "only mlp2x_gelu is supported"),
         (["--mm_projector_lr", "-1"], "must not be negative"),
-        (["--model_max_length", "0"], "must be positive"),
+        (["--model_max_length", "0"], "--model_max_length 0 must be at least 1"),
+        (["--per_device_train_batch_size", "0"], "--per_device_train_batch_size 0 must be at least 1"),
+        (["--pretrain_mm_mlp_adapter", "none.bin"], "none.bin: no such file (--pretrain_mm_mlp_adapter)"),
+        (["--vision_tower", "x", "--freeze_mm_mlp_adapter", "True"], "would freeze a projector that was never trained"),
+        (["--mm_vision_select_feature", "all"], "--mm_vision_select_feature 'all' is not patch or cls_patch"),
+        (["--config=none.yaml"], "none.yaml: no such file"),
+        (["--config", "a.yaml", "--config", "b.yaml"], "--config is given more than once"),
+        (["extra"], "unexpected words ['extra']"),
         (["--match_params", "teamlora:r=8", "--r", "2"], "--match_params chooses the rank: drop --r"),
         (["--match_params", "teamlor:r=8"], "'teamlor' is not one of teamlora, lora; did you mean 'teamlora'?"),
         (["--match_params", "teamlora:r=x"], "write e.g. teamlora:r=8"),
@@ -79,7 +86,13 @@ def test_missing_flags_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("learning_rat: 1", "unknown key 'learning_rat'; did you mean"), ("a: [", "broken YAML"), ("- x", "expected")],
+    [
+        ("config: x", "unknown key 'config'"),
+        ("llava_teamlora_run: 1", "expected"),
+        ("learning_rat: 1", "unknown key 'learning_rat'; did you mean"),
+        ("a: [", "broken YAML"),
+        ("- x", "expected"),
+    ],
 )
 def test_bad_yaml(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"

@@ -121,35 +121,88 @@ def test_interrupted_process_goes_on(argv: list[str], number: int, tmp_path: Pat
 def test_half_written_checkpoint_is_never_resumed(trained: Train, argv: list[str], tmp_path: Path) -> None:
     run = trained("--max_steps", "2")
     (run / "run.yaml").unlink()
-    broken = run / "checkpoint-9"
+    broken = run / "checkpoint-9"  # newer, but without the card that is written last
     shutil.copytree(run / "checkpoint-2", broken)
     (broken / "run.yaml").unlink()
-    assert train([*argv, "--max_steps", "2"]) == 0  # went on from checkpoint-2: nothing left to do
-    with pytest.raises(UserError, match="checkpoint-9: is not a whole checkpoint"):
+    weights = adapter(run)
+    (run / "adapter_model.safetensors").unlink()
+    assert train([*argv, "--max_steps", "2"]) == 0  # went on from checkpoint-2, where no step is left to do
+    assert read_run_card(run).results["steps"] == 2 and same(adapter(run), weights)
+    (run / "run.yaml").unlink()
+    with pytest.raises(UserError, match="checkpoint-9: is not a whole checkpoint folder"):
         train([*argv, "--resume_from_checkpoint", str(broken)])
 
 
-def test_finished_run_is_not_overwritten(trained: Train, argv: list[str]) -> None:
+def test_finished_run_is_not_overwritten(trained: Train, argv: list[str], capsys: pytest.CaptureFixture) -> None:
     run = trained("--max_steps", "2")
-    with pytest.raises(UserError, match="a finished run lies here"):
-        train(argv)
+    before = (run / "adapter_model.safetensors").read_bytes()
+    assert train([*argv, "--max_steps", "2"]) == 0
+    assert "finished already; nothing to train" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"was made otherwise \(max_steps 2 -> 3\)"):
+        train([*argv, "--max_steps", "3"])
+    with pytest.raises(UserError, match="no such file"):  # a typo must not cost the former run
+        train([*argv, "--data_path", "typo.json", "--overwrite_output_dir", "True"])
+    assert (run / "adapter_model.safetensors").read_bytes() == before
     assert train([*argv, "--max_steps", "1", "--overwrite_output_dir", "True"]) == 0
     assert read_run_card(run).results["steps"] == 1
 
 
-def test_overwriting_spares_foreign_folders(argv: list[str], tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="will not delete other files"):
+@pytest.mark.parametrize("name", ["thesis.tex", "checkpoint-notes", "checkpoint-5"])
+def test_overwriting_spares_foreign_files(trained: Train, argv: list[str], name: str) -> None:
+    run = trained("--max_steps", "1")
+    (run / name).mkdir()
+    with pytest.raises(UserError, match=f"holds '{name}', which no run wrote"):
         train([*argv, "--overwrite_output_dir", "True"])
-    assert (tmp_path / "run" / "thesis.tex").exists()
+    assert (run / name).exists() and (run / "run.yaml").exists()
 
 
-def test_resuming_with_other_arguments_is_refused(trained: Train, argv: list[str]) -> None:
+def test_resuming_otherwise_is_refused(trained: Train, argv: list[str]) -> None:
     run = trained("--max_steps", "2")
     (run / "run.yaml").unlink()
-    with pytest.raises(UserError, match=r"other arguments \(--learning_rate 0.001 -> 0.01\)"):
+    with pytest.raises(UserError, match=r"was made otherwise \(learning_rate 0.001 -> 0.01\)"):
         train([*argv, "--max_steps", "2", "--learning_rate", "0.01"])
+    with pytest.raises(UserError, match="holds checkpoint-2; drop --resume_from_checkpoint False"):
+        train([*argv, "--max_steps", "2", "--resume_from_checkpoint", "False"])
+    data = Path(argv[argv.index("--data_path") + 1])
+    data.write_text(data.read_text().replace("what color", "which color"))
+    with pytest.raises(UserError, match="was made otherwise .*data_sha256"):
+        train([*argv, "--max_steps", "2"])
+
+
+def test_resuming_needs_a_checkpoint(trained: Train, argv: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no whole checkpoint"):
+        train([*argv, "--resume_from_checkpoint", "True"])
+    finished = trained("--max_steps", "1", "--output_dir", str(tmp_path / "other"))
+    with pytest.raises(UserError, match="is not a whole checkpoint folder"):
+        train([*argv, "--resume_from_checkpoint", str(finished)])
+
+
+def test_a_template_must_end_as_the_tokenizer_does(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from llava_teamlora.data.templates import TEMPLATES, Vicuna
+
+    monkeypatch.setitem(TEMPLATES, "v1", Vicuna("v1", "system", end="<|end|>"))
+    with pytest.raises(UserError, match=r"ends answers in '<\|end\|>', but .* in '</s>'"):
+        train(argv)
+
+
+def test_a_picture_that_breaks_in_mid_run(
+    trained: Train, argv: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of very many pictures only headers are read beforehand: what is found later ends in one line too."""
+    from llava_teamlora.data import images
+
+    monkeypatch.setattr(images, "_problem", lambda path, decode: None)
+    data = Path(argv[argv.index("--data_path") + 1])
+    (data.parent / "images" / "1.png").write_bytes(b"gone")
+    with pytest.raises(UserError) as caught:
+        train([*argv, "--num_train_epochs", "1", "--dataloader_num_workers", "1"])
+    message = str(caught.value)
+    assert "record 1 (id 1)" in message and "not a readable picture" in message and "Traceback" not in message
+
+
+def test_unwritable_folder_is_told_before_training(argv: list[str]) -> None:
+    with pytest.raises(UserError, match="/proc/run: cannot be written to"):
+        train([*argv, "--output_dir", "/proc/run"])
 
 
 def test_a_changed_base_is_refused(trained: Train, tiny: str, tmp_path: Path) -> None:
@@ -197,11 +250,11 @@ def test_dry_run_shows_and_writes_nothing(argv: list[str], tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--data_path", "none.json", "error: none.json: no such file (--data_path)"),
+        ("--data_path", "none.json", "error: none.json: no such file"),
         ("--image_folder", "nowhere", "error: nowhere: no such folder (--image_folder)"),
         ("--model_name_or_path", "nowhere", "neither a folder here nor a hub model in reach"),
         ("--version", "v2", "error: --version 'v2' is not a template"),
-        ("--optimus", "x", "error: llava-teamlora train: unknown flag --optimus; did you mean 'optim'?"),
+        ("--optimm", "x", "error: llava-teamlora train: unknown flag --optimm; did you mean '--optim'?"),
         ("--target_modules", "nothing", "matches no module"),
         ("--output_dir", "DATA", "is a file, not a folder (--output_dir)"),
     ],
