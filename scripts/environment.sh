@@ -11,7 +11,7 @@ ensure_environment() {
   local extra=${1:-} target=$ROOT stamp
   [[ -z $extra ]] || target="$ROOT[$extra]"
   if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
-    if ! command -v llava-teamlora >/dev/null || ! _importable "$extra"; then
+    if ! _complete "$extra"; then
       echo "Installing into the active environment ${VIRTUAL_ENV:-$CONDA_PREFIX} …" >&2
       python -m pip install --quiet --disable-pip-version-check -e "$target"
     fi
@@ -33,10 +33,15 @@ ensure_environment() {
   export VIRTUAL_ENV=$ROOT/.venv PATH=$ROOT/.venv/bin:$PATH
 }
 
-_importable() {
-  local module=llava_teamlora
-  [[ ${1:-} != dev ]] || module="llava_teamlora, pytest, xdist"
-  python -c "import $module" 2>/dev/null
+# Whether the active environment has this package and what an extra of it brings.
+_complete() {
+  local modules=llava_teamlora commands=(llava-teamlora) command
+  case ${1:-} in
+    dev) modules+=", pytest, xdist" commands+=(ruff pyright) ;;
+    train) modules+=", deepspeed" commands+=(deepspeed) ;;
+  esac
+  for command in "${commands[@]}"; do command -v "$command" >/dev/null || return 1; done
+  python -c "import $modules" >/dev/null 2>&1
 }
 
 _ensure_python() {

@@ -66,7 +66,10 @@ def main() -> int:
         console.print(f"  {name:<22}{value:,}" if isinstance(value, int) else f"  {name:<22}{value}")
     console.print("\n[bold]Next[/bold]")
     console.print(f"  talk to it      llava-teamlora cli {arguments.run} --image PICTURE")
-    console.print(f"  evaluate it     llava-teamlora evaluate run easy_vqa --model {arguments.run}")
+    if report is not None:
+        console.print(f"  evaluate it     llava-teamlora evaluate run easy_vqa --model {arguments.run}")
+    else:
+        console.print(f"  evaluate it     llava-teamlora evaluate run BENCH --model {arguments.run}   (evaluate list)")
     console.print(f"  see its curves  tensorboard --logdir {arguments.run}")
     print(json.dumps(summary), flush=True)
     return 0

@@ -41,47 +41,79 @@ BATCH=${BATCH:-16}
 LIMIT=${LIMIT:-}
 LAUNCHER=${LAUNCHER:-$( ((GPUS > 1)) && echo torchrun || echo python)}
 
+refuse() {
+  echo "error: $1 (bash scripts/finetune_teamlora.sh --help)" >&2
+  exit 1
+}
+
+# Further arguments win; three of them decide what is done here.
+dry_run="" rank_said="" previous=""
+for word in "$@"; do
+  case $word in
+    --output_dir=* | --dry_run=*) refuse "write ${word%%=*} VALUE, not ${word%%=*}=VALUE" ;;
+    --r | --r=* | --match_params | --match_params=*) rank_said=1 ;;
+  esac
+  case $previous in
+    --output_dir) OUT=$word ;;
+    --dry_run) [[ $word != [Tt]rue ]] || dry_run=1 ;;
+  esac
+  previous=$word
+done
+[[ -z $OUT || $OUT == /* ]] || OUT=$PWD/$OUT
+
+if [[ -n $MODEL ]]; then
+  [[ -n $DATA ]] || refuse "MODEL is set, so DATA (a LLaVA JSON) is needed too"
+  [[ -n $OUT ]] || refuse "MODEL is set, so OUT (the run folder) is needed too"
+  [[ -z $LIMIT ]] || refuse "LIMIT is for the embedded chain; with MODEL nothing is evaluated"
+else
+  for name in DATA IMAGES VISION_TOWER PROJECTOR; do
+    [[ -z ${!name} ]] || refuse "$name is set but MODEL is not; the embedded chain has its own model and data"
+  done
+fi
+case $LAUNCHER in python | torchrun | deepspeed) ;; *) refuse "LAUNCHER=$LAUNCHER is not torchrun, deepspeed or python" ;; esac
+# One process uses one GPU.
+if ((GPUS <= 1)); then export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}; fi
+
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ensure_environment "$([[ $LAUNCHER != deepspeed ]] || echo train)"
 SECONDS=0 # what follows is counted; the installation is not
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
+method=(--method "$METHOD" --seed "$SEED")
+[[ $METHOD == teamlora || -n $rank_said ]] || method+=(--match_params teamlora:r=8,num_experts=4)
+
 launch() {
   case $LAUNCHER in
     python) llava-teamlora train "$@" ;;
     torchrun) torchrun --standalone --nproc_per_node "$GPUS" -m llava_teamlora.cli train "$@" ;;
-    deepspeed) deepspeed --num_gpus "$GPUS" --no_local_rank --module llava_teamlora.cli train --deepspeed "$ROOT/scripts/zero3.json" "$@" ;;
-    *) echo "error: LAUNCHER=$LAUNCHER is not torchrun, deepspeed or python" >&2 && exit 1 ;;
+    deepspeed)
+      deepspeed --num_gpus "$GPUS" --no_local_rank --module llava_teamlora.cli train \
+        --deepspeed "$ROOT/scripts/zero3.json" "$@"
+      ;;
   esac
 }
 
 embedded() {
   cd "$ROOT"
-  local data=playground/data/easy-vqa images matched=() limit=()
-  # The next free folder; one whose chain was interrupted is gone on with.
-  local folder=${OUT:-runs/easy-vqa-$METHOD} number=2
-  if [[ -z $OUT ]]; then
-    while [[ -f $folder/summary.json ]]; do folder=runs/easy-vqa-$METHOD-$((number++)); done
+  local data=playground/data/easy-vqa number=2 limit=(--batch_size 128)
+  if [[ -z $OUT ]]; then # the next free folder; one whose chain was interrupted is gone on with
+    OUT=runs/easy-vqa-$METHOD
+    while [[ -f $OUT/summary.json ]]; do OUT=runs/easy-vqa-$METHOD-$((number++)); done
   fi
+  [[ -z $LIMIT ]] || limit+=(--limit "$LIMIT")
   python scripts/easy_vqa_data.py --out "$data" --replay playground/tiny/replay.json --seed 0
-  images=$(python -c 'from llava_teamlora.evaluation.benchmarks.easy_vqa import image_folder as f; print(f("train"))')
-  [[ $METHOD == teamlora ]] || matched=(--match_params teamlora:r=8,num_experts=4)
-  [[ -z $LIMIT ]] || limit=(--limit "$LIMIT")
-  if [[ ! -f $folder/run.yaml ]]; then
-    llava-teamlora train --config scripts/easy_vqa.yaml --method "$METHOD" --seed "$SEED" --image_folder "$images" \
-      --output_dir "$folder" "${matched[@]}" "$@"
-  fi
-  llava-teamlora evaluate run easy_vqa --model playground/tiny --out "$folder/evaluation/untuned" "${limit[@]}"
-  llava-teamlora evaluate run easy_vqa --model "$folder" --out "$folder/evaluation/easy_vqa" "${limit[@]}"
-  python scripts/finetune_summary.py "$folder" --scores "$folder/evaluation/easy_vqa/scores.json" \
-    --untuned "$folder/evaluation/untuned/scores.json" --total_seconds "$SECONDS"
+  launch --config scripts/easy_vqa.yaml --image_folder "$(python scripts/easy_vqa_data.py --print_image_folder)" \
+    --per_device_train_batch_size "$BATCH" --output_dir "$OUT" "${method[@]}" "$@"
+  [[ -z $dry_run ]] || return 0
+  llava-teamlora evaluate run easy_vqa --model playground/tiny --out "$OUT/evaluation/untuned" "${limit[@]}"
+  llava-teamlora evaluate run easy_vqa --model "$OUT" --out "$OUT/evaluation/easy_vqa" "${limit[@]}"
+  python scripts/finetune_summary.py "$OUT" --scores "$OUT/evaluation/easy_vqa/scores.json" \
+    --untuned "$OUT/evaluation/untuned/scores.json" --total_seconds "$SECONDS"
 }
 
 real() {
-  [[ -n $DATA ]] || { echo "error: MODEL is set, so DATA (a LLaVA JSON) is needed too; see --help" >&2; exit 1; }
-  [[ -n $OUT ]] || { echo "error: MODEL is set, so OUT (the run folder) is needed too; see --help" >&2; exit 1; }
   local flags=(
-    --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUT" --method "$METHOD" --seed "$SEED"
+    --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUT" "${method[@]}"
     --version v1 --image_aspect_ratio pad --group_by_modality_length True --model_max_length 2048
     --num_train_epochs 1 --per_device_train_batch_size "$BATCH" --gradient_accumulation_steps 1
     --learning_rate 2e-4 --mm_projector_lr 2e-5 --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine
@@ -93,8 +125,8 @@ real() {
   if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     flags+=(--bf16 True --tf32 True --dataloader_num_workers 4)
   fi
-  [[ $METHOD == teamlora ]] || flags+=(--match_params teamlora:r=8,num_experts=4)
   launch "${flags[@]}" "$@"
+  [[ -z $dry_run ]] || return 0
   python "$ROOT/scripts/finetune_summary.py" "$OUT" --total_seconds "$SECONDS"
 }
 

@@ -65,13 +65,23 @@ def test_ones_own_model_and_data(
     assert "--gradient_checkpointing" not in result.stderr
 
 
+def test_dry_run_stops_before_training(tmp_path: Path) -> None:
+    result = finetune("--dry_run", "True", "--output_dir", str(tmp_path / "run"), METHOD="lora")
+    assert result.returncode == 0, result.stderr
+    assert "match_params" in result.stdout and "ASSISTANT:" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
 def test_mistakes_end_in_one_line(tiny: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "o")
     for variables, message in (
         ({"MODEL": tiny}, "MODEL is set, so DATA"),
         ({"MODEL": tiny, "DATA": "x.json"}, "MODEL is set, so OUT"),
-        ({"MODEL": tiny, "DATA": "x.json", "OUT": str(tmp_path / "o")}, "x.json: no such file"),
-        ({"MODEL": tiny, "DATA": "x.json", "OUT": "o", "LAUNCHER": "slurm"}, "LAUNCHER=slurm is not torchrun"),
-        ({"METHOD": "teamlor", "OUT": str(tmp_path / "o")}, "did you mean 'teamlora'?"),
+        ({"MODEL": tiny, "DATA": "x.json", "OUT": out}, "x.json: no such file"),
+        ({"MODEL": tiny, "DATA": "x.json", "OUT": out, "LAUNCHER": "slurm"}, "LAUNCHER=slurm is not torchrun"),
+        ({"MODEL": tiny, "DATA": "x.json", "OUT": out, "LIMIT": "3"}, "LIMIT is for the embedded chain"),
+        ({"DATA": "x.json"}, "DATA is set but MODEL is not"),
+        ({"METHOD": "teamlor", "OUT": out}, "did you mean 'teamlora'?"),
     ):
         result = finetune(**variables)
         assert result.returncode == 1
