@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from llava_teamlora.checkpoint import Loaded, load_model
 from llava_teamlora.data.collator import Collator
@@ -17,7 +18,8 @@ from llava_teamlora.data.images import prepare_image
 from llava_teamlora.data.records import Turn
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation import Answer, Decoding, Generator, Query
-from llava_teamlora.generation.sampling import sample
+from llava_teamlora.generation.loading import load_quietly
+from llava_teamlora.generation.sampling import Forbidden, sample
 
 GREEDY = Decoding(max_new_tokens=6)
 
@@ -183,6 +185,38 @@ def test_beams_of_a_batch_equal_single_ones(generator: Generator, queries: list[
     assert generator.generate(some, beams) == [generator.generate([query], beams)[0] for query in some]
 
 
+@pytest.mark.parametrize("decoding", [GREEDY, Decoding(6, temperature=9.0, seed=3), Decoding(6, num_beams=3)])
+def test_padding_of_the_vocabulary_and_pictures_are_never_said(
+    tiny: str, queries: list[Query], decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = load_model(tiny, device="cpu")
+    known = len(own.tokenizer)
+    own.model.resize_token_embeddings(known + 40)
+    forbidden = [own.model.config.image_token_id, *range(known, known + 40)]
+
+    def prefer(module: torch.nn.Module, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor(forbidden), 50.0)
+
+    handle = own.model.lm_head.register_forward_hook(prefer)
+    generator = Generator(own)
+    monkeypatch.setattr(generator, "end", frozenset({known}))  # one that is never said
+    for answer in generator.generate(queries, decoding):
+        assert len(answer.token_ids) == 6 and not set(answer.token_ids) & set(forbidden)
+    handle.remove()
+    if decoding.temperature == 0:  # what may be said is chosen as ever
+        assert list(generator.generate(queries[:1], GREEDY)[0].token_ids[:1]) == reference(own, queries[0], 1)
+
+
+def test_a_vocabulary_with_holes_keeps_its_highest_token() -> None:
+    class Holes:
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0, "b": 4}
+
+    logits = Forbidden(Holes(), 2)(None, torch.zeros(2, 7))
+    expected = torch.tensor([[0.0, 0.0, -torch.inf, 0.0, 0.0, -torch.inf, -torch.inf]])
+    assert torch.equal(logits, expected.expand(2, -1))
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 def test_prompt_tuned_model_answers_as_peft_does(tiny: str, queries: list[Query]) -> None:
     from peft import PromptTuningConfig, get_peft_model
@@ -245,3 +279,19 @@ def test_misuse_is_refused(loaded: Loaded, generator: Generator) -> None:
 def test_decoding_is_checked(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Decoding(**bad)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_quietly_shows_no_bar_and_leaves_the_setting(
+    shown: bool, tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        load_quietly(tiny, device="cpu")
+        with pytest.raises(UserError):
+            load_quietly("nowhere")
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if was else logging.disable_progress_bar)()
+    assert "Loading weights" not in capsys.readouterr().err

@@ -50,18 +50,18 @@ def answered_keys(path: Path) -> set[str]:
     """Keys already in a file of ours; a last line torn by a kill is cut off.
 
     Raises:
-        UserError: a line in the middle is broken, or a row has no key.
+        UserError: not UTF-8 text, a line in the middle is broken, or a row has no key. The file is then left alone.
     """
     if not path.exists():
         return set()
-    whole = path.read_bytes()
+    whole = _read_bytes(path)
     kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        os.truncate(path, len(kept))
-    rows = _parse_rows(kept.decode("utf-8"), path)
+    rows = _parse_rows(_decode(kept, path, "use --overwrite to drop it"), path)
     keyless = next((number for number, row in rows if not isinstance(row.get("key"), str)), None)
     if keyless is not None:
         raise UserError(f"{path}, line {keyless}: has no 'key', so it cannot be continued; use --overwrite")
+    if len(kept) < len(whole):
+        os.truncate(path, len(kept))
     return {row["key"] for _, row in rows}
 
 
@@ -73,12 +73,23 @@ def read_answers(path: Path, samples: Sequence[Sample]) -> list[Prediction]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such answers file (--answers); make one with llava-teamlora evaluate predict")
-    try:
-        rows = _parse_rows(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    rows = _parse_rows(_decode(_read_bytes(path), path, "save it as UTF-8"), path)
     by_question = _keys_by_question(samples)
     return [_prediction(row, f"{path}, line {number}", by_question) for number, row in rows]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(content: bytes, path: Path, remedy: str) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {remedy}") from error
 
 
 def _prediction(row: dict[str, Any], where: str, by_question: dict[str, str] | None) -> Prediction:

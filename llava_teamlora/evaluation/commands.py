@@ -114,8 +114,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Benchmark, Loaded, Decoding
     plan = {name: getattr(arguments, name) for name in ("batch_size", "limit", "overwrite", "data_root")}
     Plan(Path(), **plan)
 
-    from llava_teamlora.checkpoint import load_model
     from llava_teamlora.generation import Decoding
+    from llava_teamlora.generation.loading import load_quietly
 
     decoding = Decoding(
         max_new_tokens=benchmark.max_new_tokens if arguments.max_new_tokens is None else arguments.max_new_tokens,
@@ -124,7 +124,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Benchmark, Loaded, Decoding
         num_beams=arguments.num_beams,
         seed=arguments.seed,
     )
-    loaded = load_model(
+    loaded = load_quietly(
         arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,

@@ -79,15 +79,54 @@ def _read(file: str) -> tuple[str, dict[str, Any]]:
     ]
     if absent:
         raise UserError(f"{path}: holds no scores ({', '.join(absent)} missing); make it with evaluate score")
+    malformed = _malformed(scores)
+    if malformed:
+        raise UserError(f"{path}: holds malformed scores ({', '.join(malformed)}); make it anew with evaluate score")
     return label or model_label(scores) or path, scores
 
 
+def _malformed(scores: dict[str, Any]) -> list[str]:
+    """Names of the parts that are not what ``scoring.score`` writes, beyond being there."""
+    found = [name for name in ("name", "metric") if not isinstance(scores[name], str)]
+    if not isinstance(scores["version"], int):
+        found.append("version")
+    found += _malformed_cells(scores, "")
+    baselines = scores["baselines"]
+    if not isinstance(baselines, dict):
+        return [*found, "baselines"]
+    for name, baseline in baselines.items():
+        found += _malformed_cells(baseline, f"baselines.{name}.")
+    return found
+
+
+def _malformed_cells(part: Any, prefix: str) -> list[str]:
+    """The same of ``total``, ``groups`` and ``extra``, of a model or a baseline."""
+    if not isinstance(part, dict):
+        return [prefix.removesuffix(".")]
+    found = [] if _is_cell(part.get("total")) else [f"{prefix}total"]
+    for name in ("groups", "extra"):
+        cells = part.get(name)
+        if not isinstance(cells, dict):
+            found.append(prefix + name)
+        else:
+            found += [f"{prefix}{name}.{key}" for key, cell in cells.items() if not _is_cell(cell)]
+    return found
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether it is a ``types.Score`` as JSON."""
+    if not isinstance(cell, dict) or not {"value", "stderr", "n"} <= cell.keys():
+        return False
+    kinds = {"value": (int, float), "stderr": (int, float, type(None)), "n": (int,)}
+    return all(isinstance(cell[name], kind) for name, kind in kinds.items())
+
+
 def model_label(scores: dict[str, Any]) -> str | None:
-    """``runs/x (teamlora)`` or ``playground/tiny (untuned)``; None where the answers came without a manifest."""
+    """``runs/x (teamlora)`` or ``playground/tiny (untuned)``; None where no manifest of ours says whose they are."""
     manifest = scores.get("manifest")
-    if manifest is None:
+    model = manifest.get("model") if isinstance(manifest, dict) else None
+    if not isinstance(model, dict) or not {"model", "kind", "method"} <= model.keys():
         return None
-    model = manifest["model"]
     return f"{model['model']} ({'untuned' if model['kind'] == 'base' else model['method']})"
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import answer_row, answered_keys, append_rows, read_json, write_json
 from llava_teamlora.evaluation.scoring import MANIFEST, score
 from llava_teamlora.evaluation.types import Benchmark, Sample
+from llava_teamlora.machine import peak_memory_mib
 
 if TYPE_CHECKING:
     from llava_teamlora.checkpoint import Loaded
@@ -69,14 +68,13 @@ class Plan:
 
 
 def evaluate(benchmark: Benchmark, loaded: Loaded, decoding: Decoding, plan: Plan) -> dict[str, Any]:
-    """Predict, then score; returns the content of ``scores.json``.
+    """Predict, then score what the plan asks for; returns the content of ``scores.json``.
 
     Raises:
         UserError: see :func:`predict` and ``scoring.score``.
     """
     answers = predict(benchmark, loaded, decoding, plan)
-    partial = plan.limit is not None
-    return score(benchmark, answers, plan.out / SCORES, partial=partial, data_root=plan.data_root)
+    return score(benchmark, answers, plan.out / SCORES, limit=plan.limit, data_root=plan.data_root)
 
 
 def predict(benchmark: Benchmark, loaded: Loaded, decoding: Decoding, plan: Plan) -> Path:
@@ -166,16 +164,40 @@ def _start(benchmark: Benchmark, loaded: Loaded, decoding: Decoding, plan: Plan)
     elif answers.exists() and not path.exists():
         raise UserError(f"{answers}: there are answers, but no {MANIFEST} says whose; use --overwrite to drop them")
     elif path.exists():
-        earlier = read_json(path)
-        changed = _differences(_identity(earlier), _identity(manifest))
-        if changed:
-            raise UserError(
-                f"{plan.out}: holds answers made otherwise ({'; '.join(changed)}); choose another --out, "
-                "or --overwrite to drop them"
-            )
-        manifest["cost"] = earlier["cost"]
+        manifest["cost"] = _continued(path, manifest)
     write_json(path, manifest)
     return manifest
+
+
+def _continued(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the earlier answers cost, whose manifest lies at ``path``.
+
+    Raises:
+        UserError: it is no manifest of ours, or another model, decoding or benchmark made them.
+    """
+    earlier = read_json(path)
+    strange = [part for part in ("benchmark", "model", "decoding") if not isinstance(earlier.get(part), dict)]
+    if strange or not _is_cost(earlier.get("cost")):
+        raise UserError(
+            f"{path}: is not a manifest of this version ({', '.join(strange or ['cost'])} missing or malformed); "
+            "choose another --out, or --overwrite to drop it and the answers beside it"
+        )
+    changed = _differences(_identity(earlier), _identity(manifest))
+    if changed:
+        raise UserError(
+            f"{path.parent}: holds answers made otherwise ({'; '.join(changed)}); choose another --out, "
+            "or --overwrite to drop them"
+        )
+    return earlier["cost"]
+
+
+def _is_cost(cost: Any) -> bool:
+    """Whether it holds the numbers that :func:`_finish` adds to."""
+    if not isinstance(cost, dict) or not {"answered", "predict_seconds", "peak_mem_mib"} <= cost.keys():
+        return False
+    memory = cost["peak_mem_mib"]
+    numbers = (cost["answered"], cost["predict_seconds"], 0 if memory is None else memory)
+    return all(isinstance(number, (int, float)) for number in numbers)
 
 
 def data_sha256(samples: Sequence[Sample]) -> str:
@@ -216,15 +238,9 @@ def _finish(plan: Plan, manifest: dict[str, Any], answered: int, seconds: float)
         "answered": count,
         "predict_seconds": round(total, 2),
         "questions_per_second": round(count / total, 1) if count else None,
-        "peak_mem_mib": max(peak_mem_mib(), earlier["peak_mem_mib"] or 0),
+        "peak_mem_mib": max(peak_memory_mib(), earlier["peak_mem_mib"] or 0),
     }
     write_json(plan.out / MANIFEST, manifest)
-
-
-def peak_mem_mib() -> int:
-    """This process's largest resident memory so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def score(
     out: Path,
     *,
     partial: bool = False,
+    limit: int | None = None,
     data_root: Path | None = None,
 ) -> dict[str, Any]:
     """Score an answers file.
@@ -35,6 +36,7 @@ def score(
         answers: JSON lines; a ``manifest.json`` beside it is copied into the scores.
         out: where ``scores.json`` goes; the rows go beside it as ``*.rows.jsonl``.
         partial: score what is there; the scores' name then says so.
+        limit: score only the first so many questions, and let other answers be; None for all.
         data_root: see ``Benchmark.load``.
 
     Returns:
@@ -44,24 +46,18 @@ def score(
         UserError: see ``answers.read_answers`` and ``answers.join``.
     """
     everything = benchmark.load(data_root)
-    joined = join(everything, read_answers(answers, everything), answers, partial)
+    beyond = {sample.key for sample in everything[len(everything) if limit is None else limit :]}
+    found = [prediction for prediction in read_answers(answers, everything) if prediction.key not in beyond]
+    joined = join(everything[:limit], found, answers, partial)
     samples = [sample for sample, _ in joined]
     verdicts = [benchmark.judge(sample, prediction.text) for sample, prediction in joined]
-    incomplete = len(joined) < len(everything)
-    suffix = f" [partial: {len(joined)} of {len(everything)}]" if incomplete else ""
-    manifest_path = answers.parent / MANIFEST
+    manifest = answers.parent / MANIFEST
     content = {
-        "format": _FORMAT,
-        "benchmark": benchmark.name,
-        "name": benchmark.name + suffix,
-        "version": benchmark.version,
-        "metric": benchmark.metric,
-        "answered": len(joined),
-        "questions": len(everything),
+        **_heading(benchmark, len(joined), len(everything)),
         **_plain(benchmark.aggregate(samples, verdicts)),
         "baselines": _baselines(benchmark, samples, data_root),
         "answers": str(answers),
-        "manifest": read_json(manifest_path) if manifest_path.is_file() else None,
+        "manifest": read_json(manifest) if manifest.is_file() else None,
     }
     rows = (_row(pair, verdict) for pair, verdict in zip(joined, verdicts, strict=True))
     write_atomically(rows_path(out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -72,6 +68,20 @@ def score(
 def rows_path(out: Path) -> Path:
     """``scores.json`` -> ``scores.rows.jsonl``."""
     return out.with_suffix(".rows.jsonl")
+
+
+def _heading(benchmark: Benchmark, answered: int, questions: int) -> dict[str, Any]:
+    """What was scored, and how much of it."""
+    suffix = f" [partial: {answered} of {questions}]" if answered < questions else ""
+    return {
+        "format": _FORMAT,
+        "benchmark": benchmark.name,
+        "name": benchmark.name + suffix,
+        "version": benchmark.version,
+        "metric": benchmark.metric,
+        "answered": answered,
+        "questions": questions,
+    }
 
 
 def _plain(scores: Scores) -> dict[str, Any]:

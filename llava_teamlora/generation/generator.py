@@ -20,7 +20,7 @@ from llava_teamlora.data.images import prepare_image
 from llava_teamlora.data.tokenize import encode, expand_images
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation.query import Answer, Decoding, Query
-from llava_teamlora.generation.sampling import Chooser
+from llava_teamlora.generation.sampling import Chooser, Forbidden
 
 if TYPE_CHECKING:
     from transformers import Cache
@@ -60,6 +60,7 @@ class Generator:
         self.prompt_length = _prompt_length(loaded.model)
         self.positions: int = getattr(self.base.config.get_text_config(), "max_position_embeddings", 1 << 30)
         self.end = _end_ids(self.base, self.tokenizer)
+        self.forbid = Forbidden(self.tokenizer, getattr(self.base.config, "image_token_id", None))
         pad_id = self.tokenizer.pad_token_id
         self.fill = pad_id if isinstance(pad_id, int) else 0
 
@@ -147,7 +148,7 @@ class Generator:
         choose = Chooser(decoding, prompts)
         state = self._prefill(queries, prompts)
         for number in range(1, max(budgets) + 1):
-            tokens = choose(state.logits, state.rows)
+            tokens = choose(self.forbid(None, state.logits), state.rows)
             step = list(zip(state.rows, tokens, strict=True))
             yield step
             alive = [i for i, (row, t) in enumerate(step) if t not in self.end and number < budgets[row]]
@@ -230,7 +231,7 @@ class Generator:
 
     @torch.inference_mode()
     def _beams(self, queries: Sequence[Query], prompts: list[list[int]], decoding: Decoding) -> list[list[int]]:
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, LogitsProcessorList
 
         embeds, mask = self._embed(queries, prompts)
         config = GenerationConfig(
@@ -240,7 +241,12 @@ class Generator:
             eos_token_id=sorted(self.end),
             pad_token_id=self.fill,
         )
-        found = self.base.generate(inputs_embeds=embeds, attention_mask=mask, generation_config=config)
+        found = self.base.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([self.forbid]),
+        )
         return [_up_to_end(ids, self.end) for ids in found.tolist()]
 
 

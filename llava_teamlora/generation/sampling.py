@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch
 
 from llava_teamlora.generation.query import Decoding
+
+
+class Forbidden:
+    """Takes away, in place, the tokens that no answer may hold: an image's place, and ids without any text.
+
+    Args:
+        tokenizer: ids above all of its own only fill up the model's vocabulary; nothing trains them.
+        image_token_id: of the picture's place; None where there is none.
+    """
+
+    def __init__(self, tokenizer: Any, image_token_id: int | None) -> None:
+        # Not len(tokenizer): a vocabulary with holes has ids above its size.
+        self.above = max(tokenizer.get_vocab().values()) + 1
+        self.image_token_id = image_token_id
+
+    def __call__(self, ids: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (or log-probabilities) ``[B, V]``, changed; called as transformers calls a logits processor."""
+        logits[:, self.above :] = -torch.inf
+        if self.image_token_id is not None and self.image_token_id < logits.shape[-1]:
+            logits[:, self.image_token_id] = -torch.inf
+        return logits
 
 
 class Chooser:

@@ -6,6 +6,7 @@ In: lines typed or piped. Out: the answers, as they come. A mistake costs one li
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from collections.abc import Generator as Stream
@@ -33,6 +34,8 @@ Talk to a model in the terminal. A line is a question, unless it begins with a s
 
 Lines may be piped in:  echo "what is this?" | llava-teamlora cli playground/tiny --image picture.png
 """
+
+_NOT_TEXT = "the line is not UTF-8 text; send it again as UTF-8"
 
 
 class Conversation:
@@ -131,15 +134,24 @@ class Terminal:
         }
 
     def loop(self) -> int:
-        """Until ``/exit``, the end of input, or Ctrl-C at the prompt; returns the exit status."""
+        """Until ``/exit``, the end of input, or Ctrl-C at the prompt; returns the exit status.
+
+        Raises:
+            BrokenPipeError: nobody reads the answers any more.
+        """
         while True:
             try:
                 line = self.read().strip()
             except (EOFError, KeyboardInterrupt):
                 return 0
+            except UnicodeDecodeError:
+                print(f"error: {_NOT_TEXT}", file=self.err, flush=True)
+                continue
             try:
                 if line and not self.obey(line):
                     return 0
+            except BrokenPipeError:
+                raise
             except UserError as error:
                 print(f"error: {error}", file=self.err, flush=True)
             except (RuntimeError, MemoryError, OSError) as error:
@@ -151,6 +163,8 @@ class Terminal:
         Raises:
             UserError: in words for the user.
         """
+        if any("\ud800" <= letter <= "\udfff" for letter in line):  # what Python makes of bytes that are no text
+            raise UserError(_NOT_TEXT)
         if not line.startswith("/"):
             self._answer(line)
             return True
@@ -209,8 +223,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: no such model or first picture, or an impossible setting.
     """
-    from llava_teamlora.checkpoint import load_model
     from llava_teamlora.generation import Decoding, Generator
+    from llava_teamlora.generation.loading import load_quietly
 
     decoding = Decoding(
         arguments.max_new_tokens,
@@ -219,7 +233,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.num_beams,
         arguments.seed,
     )
-    loaded = load_model(
+    loaded = load_quietly(
         arguments.model, device=arguments.device, dtype=arguments.dtype, model_base=arguments.model_base
     )
     conversation = Conversation(Generator(loaded), decoding)
@@ -235,6 +249,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _reader(typed: bool) -> Callable[[], str]:
     """``input`` with line editing and history where a person types; bare lines from a pipe."""
     if not typed:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # A strict reader fails on the lines around a bad one too, for it decodes them as one block.
+            sys.stdin.reconfigure(errors="surrogateescape")
         return lambda: input()
     try:
         import readline  # noqa: F401  (its import is what gives input() its editing keys)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.report import as_markdown, as_table, build_report, model_label, print_report
 
@@ -66,7 +67,8 @@ def test_labels_from_the_manifest() -> None:
     base = {"model": {"model": "playground/tiny", "kind": "base", "method": "none"}}
     assert model_label({"manifest": run}) == "runs/x (teamlora)"
     assert model_label({"manifest": base}) == "playground/tiny (untuned)"
-    assert model_label({"manifest": None}) is None
+    for foreign in (None, {}, {"model": "x"}, {"model": {"kind": "base"}}, [1]):
+        assert model_label({"manifest": foreign}) is None
 
 
 def test_unlike_scores_are_refused(two: tuple[str, str], tmp_path: Path) -> None:
@@ -82,3 +84,35 @@ def test_unlike_scores_are_refused(two: tuple[str, str], tmp_path: Path) -> None
         build_report([str(other)])
     with pytest.raises(UserError, match="cannot be read"):
         build_report([str(tmp_path / "nowhere.json")])
+
+
+CELL = {"value": 0.5, "stderr": None, "n": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"name": 3}, "name"),
+        ({"version": None}, "version"),
+        ({"metric": ["accuracy"]}, "metric"),
+        ({"total": 0.5}, "total"),
+        ({"total": {"value": 0.5}}, "total"),
+        ({"total": {**CELL, "value": "0.5"}}, "total"),
+        ({"total": {**CELL, "stderr": "0.1"}}, "total"),
+        ({"total": {**CELL, "n": None}}, "total"),
+        ({"groups": ["yes/no"]}, "groups"),
+        ({"groups": {"yes/no": 0.5}}, "groups.yes/no"),
+        ({"extra": None}, "extra"),
+        ({"baselines": []}, "baselines"),
+        ({"baselines": {"majority": 0.5}}, "baselines.majority"),
+        ({"baselines": {"majority": {"total": CELL, "groups": {}}}}, "baselines.majority.extra"),
+    ],
+)
+def test_malformed_scores_are_one_line(
+    changes: dict[str, Any], part: str, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(two[1]).write_text(json.dumps({**scores(0.5), **changes}))
+    for form in ("table", "md", "json"):
+        assert main(["evaluate", "report", *two, "--format", form]) == 1
+        said = capsys.readouterr().err
+        assert said == f"error: {two[1]}: holds malformed scores ({part}); make it anew with evaluate score\n"

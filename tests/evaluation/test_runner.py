@@ -17,8 +17,10 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation import runner
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
 from llava_teamlora.evaluation.commands import default_out
-from llava_teamlora.evaluation.runner import Plan, evaluate, peak_mem_mib, predict
+from llava_teamlora.evaluation.runner import Plan, evaluate, predict
+from llava_teamlora.evaluation.scoring import score
 from llava_teamlora.generation import Decoding, Generator
+from llava_teamlora.machine import peak_memory_mib
 
 BENCH = EasyVqa()
 SHORT = Decoding(max_new_tokens=4)
@@ -50,7 +52,7 @@ def test_predictions_are_llavas_answers_with_a_key(loaded: Loaded, plan: Plan) -
     assert sum(a != b for a, b in zip(pictures, pictures[1:], strict=False)) == 2  # side by side
     manifest = json.loads(read(plan, "manifest.json"))
     assert manifest["cost"]["answered"] == 8 and manifest["cost"]["predict_seconds"] > 0
-    assert 50 < manifest["cost"]["peak_mem_mib"] <= peak_mem_mib()
+    assert 50 < manifest["cost"]["peak_mem_mib"] <= peak_memory_mib()
     assert manifest["decoding"]["max_new_tokens"] == 4 and len(manifest["benchmark"]["data_sha256"]) == 64
 
 
@@ -155,6 +157,58 @@ def test_a_limit_makes_partial_scores(loaded: Loaded, plan: Plan) -> None:
     assert content["name"] == "easy_vqa" and content["manifest"]["cost"]["answered"] == 8
 
 
+def test_a_smaller_limit_scores_only_what_it_asks_for(loaded: Loaded, plan: Plan) -> None:
+    evaluate(BENCH, loaded, SHORT, plan)
+    before = read(plan)
+    content = evaluate(BENCH, loaded, SHORT, replace(plan, limit=4))
+    assert content["name"] == "easy_vqa [partial: 4 of 8]" and content["total"]["n"] == 4
+    scored = [json.loads(line)["key"] for line in read(plan, "scores.rows.jsonl").splitlines()]
+    assert scored == ["test/0", "test/1", "test/2", "test/3"]
+    assert read(plan) == before
+    evaluate(BENCH, loaded, SHORT, plan)
+    assert json.loads(read(plan, "scores.json"))["name"] == "easy_vqa"
+
+
+def break_manifest(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda manifest: {**manifest, **changes}
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda manifest: {"name": "somebody's app", "version": 3}, "benchmark, model, decoding"),
+        (break_manifest(model="runs/x"), "model"),
+        (break_manifest(decoding=None), "decoding"),
+        (break_manifest(cost=None), "cost"),
+        (break_manifest(cost={"answered": 8}), "cost"),
+        (break_manifest(cost={"answered": 8, "predict_seconds": "9", "peak_mem_mib": None}), "cost"),
+    ],
+)
+def test_a_foreign_manifest_is_not_continued(
+    change: Callable[[dict[str, Any]], dict[str, Any]], part: str, loaded: Loaded, plan: Plan
+) -> None:
+    predict(BENCH, loaded, SHORT, plan)
+    path = plan.out / "manifest.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    before = path.read_text()
+    message = rf"^[^\n]*manifest\.json: is not a manifest of this version \({part} missing [^\n]*--overwrite[^\n]*$"
+    with pytest.raises(UserError, match=message):
+        predict(BENCH, loaded, SHORT, plan)
+    assert path.read_text() == before
+    predict(BENCH, loaded, SHORT, replace(plan, overwrite=True))
+
+
+def test_answers_that_are_no_text_are_refused_and_kept(loaded: Loaded, plan: Plan) -> None:
+    path = predict(BENCH, loaded, SHORT, plan)
+    path.write_bytes(path.read_bytes() + b'{"key": "caf\xe9"}\ntorn')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"predictions\.jsonl: is not UTF-8 text \(.*\); use --overwrite"):
+        predict(BENCH, loaded, SHORT, plan)
+    with pytest.raises(UserError, match=r"predictions\.jsonl: is not UTF-8 text \(.*\); save it as UTF-8"):
+        score(BENCH, path, plan.out / "scores.json", data_root=plan.data_root)
+    assert path.read_bytes() == before
+
+
 def test_a_missing_picture_is_named(loaded: Loaded, plan: Plan, root: Path) -> None:
     (root / "test" / "images" / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png: no such picture"):
@@ -165,7 +219,8 @@ def test_the_commands(tiny: str, root: Path, tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "out"
     arguments = ["easy_vqa", "--model", tiny, "--data_root", str(root), "--device", "cpu", "--out", str(out)]
     assert main(["evaluate", "run", *arguments, "--max_new_tokens", "4"]) == 0
-    assert "question-only" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "question-only" in shown.out and "Loading weights" not in shown.err
     scores = (out / "scores.json").read_text()
     (out / "scores.json").unlink()
     answers = ["--answers", str(out / "predictions.jsonl"), "--data_root", str(root)]

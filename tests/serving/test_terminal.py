@@ -92,6 +92,28 @@ def test_mistakes_cost_one_line_and_the_conversation_goes_on(talk: Conversation,
     assert out.startswith("/image PATH") and talk.turns == []
 
 
+def test_a_line_that_is_no_text_costs_one_line(talk: Conversation) -> None:
+    out, err = run(talk, "caf\udce9?", "/image caf\udce9.png", "what color is it?")
+    assert err == "error: the line is not UTF-8 text; send it again as UTF-8\n" * 2
+    assert out.count("\n") == 1 and [turn.text for turn in talk.turns][::2] == ["what color is it?"]
+    waiting = iter(["caf\xe9".encode("latin-1"), b"/help", b"/exit"])
+    told = io.StringIO()
+    assert Terminal(talk, lambda: next(waiting).decode(), io.StringIO(), told).loop() == 0
+    assert told.getvalue() == "error: the line is not UTF-8 text; send it again as UTF-8\n"
+
+
+def test_a_reader_that_left_ends_it(talk: Conversation) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    for line in ("what color is it?", "/help"):
+        err = io.StringIO()
+        with pytest.raises(BrokenPipeError):
+            Terminal(talk, lambda line=line: line, Closed(), err).loop()
+        assert err.getvalue() == ""
+
+
 def test_exit_ends_it(talk: Conversation) -> None:
     assert run(talk, "/exit", "never asked") == ("", "")
     assert run(talk, "/quit", "never asked") == ("", "")
@@ -134,15 +156,17 @@ def test_piped_lines(tiny: str, pictures: Path) -> None:
     command = [sys.executable, "-m", "llava_teamlora.cli", "cli", tiny, "--device", "cpu", "--max_new_tokens", "3"]
     done = subprocess.run(
         [*command, "--image", str(pictures / "tall.jpg")],
-        input="what color is it?\n/imag\n/help\n",
+        input=b"what color is it?\ncaf\xe9\n/imag\n/help\n",
         capture_output=True,
-        text=True,
         timeout=120,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8:strict"},
     )
-    assert done.returncode == 0, done.stderr
-    assert "/exit" in done.stdout
-    assert "tall.jpg: 30 x 90 px" in done.stderr and "error: /imag: no such command" in done.stderr
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    assert b"/exit" in done.stdout
+    assert "tall.jpg: 30 x 90 px" in said and "error: /imag: no such command" in said
+    assert said.count("error: the line is not UTF-8 text") == 1 and "Traceback" not in said
+    assert "Loading weights" not in said
 
 
 def test_a_wrong_model_is_one_line(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,16 @@ def test_merging_is_refused_in_words(make_random: Any, ids: Tensor) -> None:
     assert torch.equal(model(ids).logits, expected)
 
 
+def test_mixed_batches_are_refused_in_words(make_random: Any, make_llama: Any, ids: Tensor) -> None:
+    model = make_random()
+    names = ["default", "__base__"]
+    for call in (model, model.generate, model.base_model):
+        with pytest.raises(NotImplementedError, match=r"adapter_names=\['default', '__base__'\].*set_adapter"):
+            call(input_ids=ids, adapter_names=names)
+    assert torch.equal(model(ids, adapter_names=None).logits, model(ids).logits)
+    assert model.generate(input_ids=ids, max_new_tokens=2, do_sample=False).shape == (2, 9)
+
+
 def test_modules_to_save(make_llama: Any, ids: Tensor, tmp_path: Path) -> None:
     model = get_peft_model(make_llama(), named_config(modules_to_save=["lm_head"]))
     with torch.no_grad():

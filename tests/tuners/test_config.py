@@ -1,14 +1,24 @@
 """Every bad value is refused in words that name the field, the value and what to do."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftConfig, PeftType, get_peft_model
+from conftest import llama_config
+from peft import PeftConfig, PeftType, get_peft_model, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from llava_teamlora import TeamLoraConfig, TeamLoraModel
 from llava_teamlora.tuners.routed import register
@@ -35,6 +45,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"train_interaction": False}, r'train_interaction=False needs interaction_init="identity", got \'uniform\''),
     ({"target_modules": []}, r"target_modules is empty .*name the linears"),
     ({"target_modules": ""}, r"target_modules is empty .*name the linears"),
+    ({"target_modules": 5}, r"target_modules must be a list of module names, or one regular expression.*got 5"),
+    ({"target_modules": [5]}, r"target_modules must be a list of module names.*got \[5\]"),
+    ({"target_modules": "("}, r"target_modules='\(' is no regular expression \(missing \)"),
+    ({"exclude_modules": "*x"}, r"exclude_modules='\*x' is no regular expression"),
+    ({"exclude_modules": 0}, r"exclude_modules must be a list of module names.*got 0"),
+    ({"layers_pattern": "(", "layers_to_transform": 0}, r"layers_pattern='\(' is no regular expression"),
+    ({"modules_to_save": "lm_head"}, r"modules_to_save must be a list.*the string 'lm_head': write \['lm_head'\]"),
+    ({"modules_to_save": [""]}, r"modules_to_save must be a list of module names, got \[''\]"),
+    ({"modules_to_save": {"lm_head": 1}}, r"modules_to_save must be a list of module names, got \{"),
     ({"layers_pattern": "layers"}, r"layers_pattern='layers' has no effect without layers_to_transform"),
     ({"layers_to_transform": -1}, r"layers_to_transform must be a layer index >= 0 or a list of them, got -1"),
     ({"layers_to_transform": []}, r"layers_to_transform must be a layer index >= 0 or a list of them, got \[\]"),
@@ -73,8 +92,57 @@ def test_registered_as_a_real_member() -> None:
 
 
 def test_no_module_matched(make_llama: Any) -> None:
-    with pytest.raises(ValueError, match=r"(?s)no_such_linear.*not found in the base model"):
+    with pytest.raises(ValueError, match=r"target_modules: not found in the base model: 'no_such_linear'"):
         get_peft_model(make_llama(), TeamLoraConfig(target_modules=["no_such_linear"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"modules_to_save": ["lm_haed"]}, r"modules_to_save: not found .*: 'lm_haed'; .*did you mean 'lm_head'"),
+        ({"target_modules": ["up_proj", "upproj"]}, r"target_modules: not found .*: 'upproj'; .*'up_proj'"),
+        ({"target_modules": ["proj"]}, r"target_modules: not found .*: 'proj'"),
+        ({"layers_to_transform": [0, 2, 7]}, r"layers_to_transform=\[0, 2, 7\]: .*no target module in layer 2, 7"),
+        ({"layers_to_transform": 0, "layers_pattern": "h"}, r"no target module in layer 0 \(layers_pattern='h'\)"),
+    ],
+)
+def test_what_the_model_does_not_have_is_named(make_llama: Any, fields: dict[str, Any], message: str) -> None:
+    model = make_llama()
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(model, TeamLoraConfig(**fields))
+    assert not adapted(model)
+    peft_model = get_peft_model(model, TeamLoraConfig())
+    with pytest.raises(ValueError, match=message):
+        peft_model.add_adapter("second", TeamLoraConfig(**fields))
+    peft_model.add_adapter("second", TeamLoraConfig(target_modules=["up_proj"], layers_to_transform=[1]))
+
+
+def test_names_that_are_not_the_users_are_not_refused(tmp_path: Path) -> None:
+    from peft import PeftModel, TaskType
+
+    def t5() -> T5ForConditionalGeneration:
+        config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=16)
+        return T5ForConditionalGeneration(config)
+
+    get_peft_model(t5(), TeamLoraConfig()).save_pretrained(tmp_path)  # the default names wi_0 and wi_1 are another T5's
+    assert len(adapted(PeftModel.from_pretrained(t5(), tmp_path))) == 4
+    head = LlamaForSequenceClassification(llama_config())  # peft adds 'classifier' and 'score': it has only the latter
+    model = get_peft_model(head, TeamLoraConfig(task_type=TaskType.SEQ_CLS))
+    assert any(p.requires_grad for n, p in model.named_parameters() if ".score." in n)
+
+
+def test_a_state_dict_says_what_is_adapted(make_llama: Any) -> None:
+    keys = {"model.layers.0.mlp.up_proj.teamlora_A.weight": torch.zeros(1)}
+    with pytest.warns(RuntimeWarning, match="inconsistency"):
+        model = inject_adapter_in_model(TeamLoraConfig(target_modules=["elsewhere"]), make_llama(), state_dict=keys)
+    assert adapted(model) == ["model.layers.0.mlp.up_proj"]
+
+
+@pytest.mark.parametrize("names", [["lm_head"], ("lm_head",), {"lm_head"}])
+def test_modules_to_save_as_any_collection(make_llama: Any, names: Any) -> None:
+    model = get_peft_model(make_llama(), TeamLoraConfig(modules_to_save=names))
+    others = [n for n, p in model.named_parameters() if p.requires_grad and "teamlora_" not in n]
+    assert others == ["base_model.model.lm_head.modules_to_save.default.weight"]
 
 
 def test_target_that_is_no_linear(make_llama: Any) -> None:

@@ -1,12 +1,10 @@
 """Recording of what routers say, and the auxiliary losses added to a model's own loss.
 
-In: a model with routed layers. Out: `record_routing` collects a RoutingRecord per layer and pass;
-    `install_losses` puts
-two hooks on the model's root that add the losses to its output in training, however the model is called.
+In: a model with routed layers. Out: `record_routing` collects a RoutingRecord per layer and pass; `install_losses`
+puts two hooks on the model's root that add the losses to its output in training, however the model is called.
 
-The hooks only hold references to the logits during the pass and compute outside any checkpointed region,
-after it: a recomputation in the backward pass then neither counts twice nor finds other tensors saved than in
-the first pass.
+The hooks only hold references to the logits during the pass and compute after it, outside any checkpointed region:
+a recomputation in the backward pass then neither counts twice nor finds other tensors saved than in the first pass.
 """
 
 import inspect
@@ -41,13 +39,15 @@ def record_routing(model: nn.Module) -> Iterator[list[RoutingRecord]]:
 
 
 def auxiliary_loss(records: Sequence[RoutingRecord], attention_mask: Tensor | None = None) -> Tensor | None:
-    """Return the weighted losses of the records, averaged over each adapter's layers; None if no adapter asks
-    for one.
+    """Return the weighted losses of the records, averaged over each adapter's layers.
 
     Args:
         records: from `record_routing`.
         attention_mask: ``[B, T]``, 0 where a position is padding. Layers that see other positions than these
             (those of a vision tower, say) count all of theirs.
+
+    Returns:
+        A scalar, or None if no adapter asks for a loss.
 
     Raises:
         RuntimeError: if the logits carry no gradient although the router is trained.
@@ -60,9 +60,8 @@ def auxiliary_loss(records: Sequence[RoutingRecord], attention_mask: Tensor | No
         if not record.logits.requires_grad:
             raise RuntimeError(
                 "the router's logits carry no gradient: balance_loss_coef and router_z_loss_coef need gradient "
-                "checkpointing with use_reentrant=False "
-                '(gradient_checkpointing_kwargs={"use_reentrant": False}), or none; the reentrant kind runs '
-                "the first pass without gradients"
+                'checkpointing with gradient_checkpointing_kwargs={"use_reentrant": False}, or none; the reentrant '
+                "kind runs the first pass without gradients"
             )
         config = record.layer.adapter_configs[record.adapter]
         valid = _valid_positions(record.logits, attention_mask)
@@ -135,10 +134,9 @@ def _finish_pass(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _batch_weight(model: nn.Module, arguments: dict[str, Any]) -> Tensor | float:
     """Return this micro-batch's share of the whole batch.
 
-    transformers' Trainer either divides the loss by the number of accumulation steps (then the share is 1),
-    or passes `num_items_in_batch`, the labelled tokens of the whole batch, over all accumulation steps and
-    devices, and divides no more: then the share is this micro-batch's labelled tokens over that number, and
-    all shares sum to 1.
+    transformers' Trainer either divides the loss by the number of accumulation steps (then the share is 1), or
+    passes `num_items_in_batch`, the labelled tokens of the whole batch, over all accumulation steps and devices, and
+    divides no more: then the share is this micro-batch's labelled tokens over that number, and all shares sum to 1.
     """
     total = arguments.get("num_items_in_batch")
     labels = arguments.get("labels")

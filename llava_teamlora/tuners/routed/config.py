@@ -1,6 +1,7 @@
 """What the configurations of all routed methods share: their common fields and the checks on them."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,9 @@ class RoutedConfig(PeftConfig):
         layers_to_transform: indices of the layers to adapt; None for all. Needs `target_modules` as a list.
         layers_pattern: name of the model's layer list, where `layers_to_transform` cannot tell it.
         init_weights: True starts from the base model's own output; False makes every weight random, for tests.
-        router_hidden: None for a linear router, else the width of an MLP router, >= 1. balance_loss_coef: >= 0;
-        weight of the load-balance loss, added to the model's loss in training. router_z_loss_coef: >= 0; weight of
-        the router z-loss, added to the model's loss in training.
+        router_hidden: None for a linear router, else the width of an MLP router, >= 1.
+        balance_loss_coef: >= 0; weight of the load-balance loss, added to the model's loss in training.
+        router_z_loss_coef: >= 0; weight of the router z-loss, added to the model's loss in training.
 
     Raises:
         ValueError: naming the field, its value and the remedy.
@@ -43,7 +44,7 @@ class RoutedConfig(PeftConfig):
     exclude_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Linears to leave out: names or a regular expression."}
     )
-    modules_to_save: list[str] | None = field(
+    modules_to_save: list[str] | tuple[str, ...] | set[str] | None = field(
         default=None, metadata={"help": "Modules trained in full and saved beside the adapter."}
     )
     layers_to_transform: list[int] | int | None = field(
@@ -59,8 +60,13 @@ class RoutedConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("target_modules", "exclude_modules", "layers_pattern"):
+            check_names(name, getattr(self, name), pattern=True)
+        check_names("modules_to_save", self.modules_to_save, pattern=False)
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
+        if self.modules_to_save is not None:
+            self.modules_to_save = sorted(self.modules_to_save)  # a list: what peft writes and extends
         check_count("r", self.r, "the rank of one expert")
         check_count("num_experts", self.num_experts, "the number of experts")
         if self.router_hidden is not None:
@@ -98,6 +104,25 @@ def check_range(
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not (is_number and least <= value and above < value < below):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def check_names(name: str, value: Any, *, pattern: bool) -> None:
+    """Raise ValueError unless `value` is None, a collection of names or, with `pattern`, a regular expression."""
+    if isinstance(value, str) and pattern:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(
+                f"{name}={value!r} is no regular expression ({error}): a string must match whole module names; to "
+                "give plain names, use a list"
+            ) from error
+        return
+    if isinstance(value, str):
+        raise ValueError(f"{name} must be a list of module names, got the string {value!r}: write [{value!r}]")
+    is_names = isinstance(value, (list, tuple, set)) and all(isinstance(n, str) and n for n in value)
+    if value is not None and not is_names:
+        also = ", or one regular expression as a string" if pattern else ""
+        raise ValueError(f"{name} must be a list of module names{also}, got {value!r}")
 
 
 def check_targets(config: Any) -> None:

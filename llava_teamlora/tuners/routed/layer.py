@@ -43,9 +43,9 @@ class RoutingRecord:
 class RoutedLinear(nn.Module, BaseTunerLayer):
     """A linear with routed low-rank adapters.
 
-    A subclass sets `prefix` and `weight_names` (each becomes a ModuleDict ``prefix + name``, adapter name to
-    module) and writes `build_weights` and `participation`. Weights sit directly under the adapter's name:
-    peft finds no deeper ones.
+    A subclass sets `prefix` and `weight_names` (each becomes a ModuleDict ``prefix + name``, adapter name to module)
+    and writes `build_weights` and `participation`. Weights sit directly under the adapter's name: peft finds no
+    deeper ones.
 
     Args:
         base_layer: the layer to adapt.
@@ -184,7 +184,8 @@ class RoutedLinear(nn.Module, BaseTunerLayer):
         """Refuse: nothing was merged."""
         raise NotImplementedError(MERGE_REFUSAL)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
+        """Return what peft says of a quantised base when the layer is printed."""
         return quantization_extra_repr(self)
 
     def __repr__(self) -> str:
@@ -192,8 +193,7 @@ class RoutedLinear(nn.Module, BaseTunerLayer):
 
 
 def linear_shape(layer: nn.Module) -> tuple[int, int]:
-    """Return (D_in, D_out) of a linear, of GPT-2's Conv1D or of a quantised linear, without touching its
-    weight.
+    """Return (D_in, D_out) of a linear, GPT-2's Conv1D or a quantised linear, without touching its weight.
 
     Raises:
         TypeError: if the layer tells neither.

@@ -1,8 +1,10 @@
 """Auxiliary losses on the router: load balance and z-loss.
 
-In: router logits of the positions that count. Out: scalars, each a mean over positions, so that a weighted mean
-over micro-batches and devices is again the loss. Source: Switch Transformers (Fedus et al., 2022), equation 4;
-ST-MoE (Zoph et al., 2022), equation 5.
+In: router logits of the positions that count. Out: scalars. The z-loss is a mean over positions, so micro-batches
+and devices averaged by their positions give that of the whole batch. The balance loss is a product of two means, each
+over one micro-batch on one device, as in Switch Transformers: an average of such products is not the whole batch's
+balance loss, but asks every micro-batch to be balanced by itself. Source: Switch Transformers (Fedus et al., 2022),
+equation 4; ST-MoE (Zoph et al., 2022), equation 5.
 """
 
 import torch
@@ -13,8 +15,7 @@ from torch import Tensor
 def balance_loss(logits: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return ``k * sum_i f_i P_i``, 1 when the load is even and k when one expert takes all.
 
-    f_i is the share of positions whose highest Shapley value is expert i's (no gradient), P_i the mean of
-    phi_i.
+    f_i is the share of positions whose highest Shapley value is expert i's (no gradient), P_i the mean of phi_i.
 
     Args:
         logits: router logits, ``[..., k]``.

@@ -3,17 +3,20 @@
 In: a model and a configuration. Out: the same model, its targeted linears replaced by the method's layer.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, NoReturn
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from llava_teamlora.tuners.routed.auxiliary import install_losses, remove_losses
 from llava_teamlora.tuners.routed.config import RoutedConfig, check_targets
+from llava_teamlora.tuners.routed.found import check_found
 from llava_teamlora.tuners.routed.layer import MERGE_REFUSAL, RoutedLinear
 from llava_teamlora.tuners.routed.targets import FFN_TARGETS
 
@@ -26,13 +29,35 @@ class RoutedModel(BaseTuner):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model as a module: peft 0.20 calls its `forward`, which passes the model's hooks by."""
+        _refuse_mixed_batch(kwargs)
         return self.model(*args, **kwargs)
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Replace the targeted linears, then see to the auxiliary losses if the adapter has any."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Entered by peft around forward and generate; it drops `adapter_names` itself afterwards."""
+        _refuse_mixed_batch(kwargs)
+        yield
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Replace the targeted linears, then see to the auxiliary losses if the adapter has any.
+
+        Raises:
+            ValueError: if the configuration names what the model does not have. With a `state_dict` its keys say
+                which linears to adapt, and the configuration's targets need not fit.
+        """
         config = self.peft_config[adapter_name]
-        if isinstance(config, RoutedConfig) and config.uses_auxiliary_losses:
+        assert isinstance(config, RoutedConfig)
+        defaults = self.target_module_mapping.get(str(self.get_model_config(model).get("model_type")))
+        check_found(config, model, defaults, targets=state_dict is None)
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
+        if config.uses_auxiliary_losses:
             install_losses(model)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
@@ -79,6 +104,14 @@ class RoutedModel(BaseTuner):
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         remove_losses(self.model)
         return model
+
+
+def _refuse_mixed_batch(kwargs: dict[str, Any]) -> None:
+    if kwargs.get("adapter_names") is not None:
+        raise NotImplementedError(
+            f"adapter_names={kwargs['adapter_names']!r}: routed adapters cannot be mixed within a batch; call the "
+            "model once for each adapter, after set_adapter(name)"
+        )
 
 
 def check_linear(layer: nn.Module, name: str) -> None:

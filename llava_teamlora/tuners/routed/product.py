@@ -18,8 +18,7 @@ Map = Callable[[Tensor], Tensor]
 def routed_low_rank(x: Tensor, a: Map, b: Map, participation: Tensor, r: int, scale: float) -> Tensor:
     """Compute ``scale * sum_i participation_i split(x A)_i B_i``.
 
-    `a` and `b` are called as modules, not read as weights, so that hooks which gather or offload parameters
-    fire.
+    `a` and `b` are called as modules, not read as weights: hooks that gather or offload parameters must fire.
 
     Args:
         x: input, ``[..., D_in]``, after dropout.

@@ -1,7 +1,7 @@
 """Registration of a method that lives outside peft.
 
-peft looks methods up by the members of a closed enum, `PeftType`, and asks those members for `.value`, so a
-plain string will not do: a real member is added, then peft's own `register_peft_method` is called.
+peft looks methods up by the members of a closed enum, `PeftType`, and asks those members for `.value`, so a plain
+string will not do: a real member is added, then peft's own `register_peft_method` is called.
 """
 
 from peft import PeftConfig, PeftType

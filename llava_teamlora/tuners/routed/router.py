@@ -21,7 +21,8 @@ class WideLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., in_features]`` to ``[..., out_features]``, float32 or wider."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         with _no_autocast(x):
             return F.linear(x.to(dtype), self.weight.to(dtype))

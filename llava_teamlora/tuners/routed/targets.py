@@ -1,7 +1,7 @@
 """The feed-forward linears of known model types: what is adapted when `target_modules` is left out.
 
-The paper adapts only the FFN. A list matches the ends of module names; a string is a regular expression for
-the whole name, used where a plain ending would also match other linears (attention outputs, a vision tower).
+The paper adapts only the FFN. A list matches the ends of module names; a string is a regular expression for the whole
+name, used where a plain ending would also match other linears (attention outputs, a vision tower).
 """
 
 _GATED = ["gate_proj", "up_proj", "down_proj"]
