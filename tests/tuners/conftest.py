@@ -1,17 +1,14 @@
 """Tiny random models for the tuner tests."""
 
-import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+from tiny_models import IMAGE_TOKEN, llama_config
+from transformers import CLIPVisionConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_teamlora import TeamLoraConfig
-
-LLAVA_TARGETS = r".*language_model.*\.(gate_proj|up_proj|down_proj)"
-IMAGE_TOKEN = 63
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,27 +18,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
     config.addinivalue_line("filterwarnings", "ignore:Could not find a config file:UserWarning")
-
-
-def llama_config() -> LlamaConfig:
-    return LlamaConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        vocab_size=64,
-        max_position_embeddings=64,
-        pad_token_id=0,
-    )
-
-
-def enable_checkpointing(model: PeftModel, reentrant: bool) -> None:
-    """Turn gradient checkpointing on by the name that every supported transformers has (newest ones: deprecated)."""
-    model.enable_input_require_grads()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import IMAGE_TOKEN, LLAVA_TARGETS
 from peft import PeftModel, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from safetensors.torch import load_file
+from tiny_models import IMAGE_TOKEN, LLAVA_TARGETS
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.integrations import PeftAdapterMixin

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LLAVA_TARGETS
 from peft import LoraConfig, get_peft_model
+from tiny_models import LLAVA_TARGETS
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import llama_config
 from peft import PeftConfig, PeftType, get_peft_model, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from tiny_models import llama_config
 from torch import nn
 from transformers import (
     BertConfig,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import IMAGE_TOKEN, LLAVA_TARGETS, enable_checkpointing
 from peft import get_peft_model
+from tiny_models import IMAGE_TOKEN, LLAVA_TARGETS, enable_checkpointing
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
