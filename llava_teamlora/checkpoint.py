@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_teamlora import __version__
@@ -45,7 +46,7 @@ class RunCard:
         arguments: the resolved command line.
         identity: what else makes a run this run: digests of its data, number of processes.
         versions: of Python and the libraries that matter.
-        results: figures of the finished run (losses, seconds, memory); empty in a checkpoint.
+        results: figures of the run so far (parameters, seconds) or, when it is finished, all (losses, memory).
     """
 
     method: str
@@ -131,7 +132,7 @@ def read_run_card(folder: str | Path) -> RunCard:
         if content.pop("llava_teamlora_run") != _FORMAT:
             raise UserError(f"{path}: was written by another version of this program; format {_FORMAT} is read")
         return RunCard(**{**content, "base": BaseSpec(**content["base"])})
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: is broken ({error})") from error
 
 
@@ -183,8 +184,6 @@ def load_model(
 
 
 def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | None) -> Loaded:
-    from peft import PeftModel
-
     card = read_run_card(path)
     spec = replace(card.base, model=model_base) if model_base else card.base
     if not model_base and Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
@@ -192,14 +191,14 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
     spec = replace(spec, projector_weights=None)  # the adapter's file holds the projector
     if not (path / ADAPTER_FILE).is_file():
         raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
-    found = base_fingerprint(spec)
+    base = load_base(spec, dtype, attention)
+    found = base_fingerprint(spec)  # after loading: a hub model is in the cache now
     if found != card.base_fingerprint:
         raise UserError(
             f"{path}: was trained on a base with fingerprint {card.base_fingerprint[:12]}, but {spec.model} "
             f"now has {found[:12]}; put the original base back"
         )
-    base = load_base(spec, dtype, attention)
-    model = PeftModel.from_pretrained(base.model, str(path))
+    model = _with_adapter(base, path)
     tokenizer = AutoTokenizer.from_pretrained(path)
     image_processor = AutoImageProcessor.from_pretrained(path)
     manifest = {
@@ -215,6 +214,27 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
     }
     vision = _vision_format(base, image_processor, card.image_aspect_ratio)
     return Loaded(model, tokenizer, get_template(card.version), vision, str(path), manifest)
+
+
+def _with_adapter(base: Base, path: Path) -> Any:
+    """Put the adapter on its base; every weight the adapter has must be in its file, and the other way round."""
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    try:
+        config = PeftConfig.from_pretrained(str(path))
+        weights = load_peft_weights(str(path), device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{path}: its adapter cannot be read ({str(error).splitlines()[0]})") from error
+    config.inference_mode = True
+    config.base_model_name_or_path = base.model.name_or_path  # where the base lies now; its content has been compared
+    model = get_peft_model(base.model, config)
+    loaded = set_peft_model_state_dict(model, weights)
+    own = set(get_peft_model_state_dict(model))
+    problems = sorted({*loaded.unexpected_keys, *(own ^ set(weights))})
+    if problems:
+        raise UserError(f"{path}: {ADAPTER_FILE} does not fit its configuration (first: {problems[0]})")
+    return model
 
 
 def _load_plain_base(name: str, dtype: torch.dtype, attention: str, version: str, aspect_ratio: str) -> Loaded:

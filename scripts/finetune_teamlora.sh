@@ -46,18 +46,22 @@ refuse() {
   exit 1
 }
 
-# Further arguments win; three of them decide what is done here.
-dry_run="" rank_said="" previous=""
+# Further arguments win; these decide what is done here too.
+base=playground/tiny dry_run="" rank_said="" previous=""
 for word in "$@"; do
-  case $word in
-    --output_dir=* | --dry_run=*) refuse "write ${word%%=*} VALUE, not ${word%%=*}=VALUE" ;;
-    --r | --r=* | --match_params | --match_params=*) rank_said=1 ;;
-  esac
   case $previous in
     --output_dir) OUT=$word ;;
+    --method) METHOD=$word ;;
+    --model_name_or_path) base=$word ;;
     --dry_run) [[ $word != [Tt]rue ]] || dry_run=1 ;;
   esac
-  previous=$word
+  previous=${word//-/_} previous=--${previous#__} # both spellings of a flag
+  case ${previous%%=*} in
+    --r | --match_params) rank_said=1 ;;
+    --output_dir | --method | --model_name_or_path | --dry_run)
+      [[ $previous != *=* ]] || refuse "write ${word%%=*} VALUE, not ${word%%=*}=VALUE"
+      ;;
+  esac
 done
 [[ -z $OUT || $OUT == /* ]] || OUT=$PWD/$OUT
 
@@ -72,7 +76,7 @@ else
 fi
 case $LAUNCHER in python | torchrun | deepspeed) ;; *) refuse "LAUNCHER=$LAUNCHER is not torchrun, deepspeed or python" ;; esac
 # One process uses one GPU.
-if ((GPUS <= 1)); then export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}; fi
+if ((GPUS <= 1)); then GPUS=1; export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}; fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ensure_environment "$([[ $LAUNCHER != deepspeed ]] || echo train)"
@@ -105,7 +109,7 @@ embedded() {
   launch --config scripts/easy_vqa.yaml --image_folder "$(python scripts/easy_vqa_data.py --print_image_folder)" \
     --per_device_train_batch_size "$BATCH" --output_dir "$OUT" "${method[@]}" "$@"
   [[ -z $dry_run ]] || return 0
-  llava-teamlora evaluate run easy_vqa --model playground/tiny --out "$OUT/evaluation/untuned" "${limit[@]}"
+  llava-teamlora evaluate run easy_vqa --model "$base" --out "$OUT/evaluation/untuned" "${limit[@]}"
   llava-teamlora evaluate run easy_vqa --model "$OUT" --out "$OUT/evaluation/easy_vqa" "${limit[@]}"
   python scripts/finetune_summary.py "$OUT" --scores "$OUT/evaluation/easy_vqa/scores.json" \
     --untuned "$OUT/evaluation/untuned/scores.json" --total_seconds "$SECONDS"

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "llava_teamlora"
 
-# The rooms from top to bottom, as the README's map shows them. A row may import from itself and from rows above.
+# The rooms from top to bottom, as CONTRIBUTING.md shows them. A row may import from itself and from rows above.
 ROWS = (
     ("constants", "errors", "files", "machine"),
     ("tuners", "kernels"),

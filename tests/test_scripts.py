@@ -66,7 +66,7 @@ def test_ones_own_model_and_data(
 
 
 def test_dry_run_stops_before_training(tmp_path: Path) -> None:
-    result = finetune("--dry_run", "True", "--output_dir", str(tmp_path / "run"), METHOD="lora")
+    result = finetune("--dry-run", "True", "--output_dir", str(tmp_path / "run"), METHOD="lora")
     assert result.returncode == 0, result.stderr
     assert "match_params" in result.stdout and "ASSISTANT:" in result.stdout
     assert not (tmp_path / "run").exists()

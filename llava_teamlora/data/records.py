@@ -81,6 +81,8 @@ def _read_rows(path: Path) -> list[Any]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         if path.suffix == ".jsonl":
             return _parse_lines(text)

@@ -92,7 +92,7 @@ class ModalityLengthSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader before each epoch."""
+        """Called before each epoch (by ``training.trainer.SetEpoch``)."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ LLaVA-1.5. A missing, unexpected or misshapen weight is an error, never a warnin
 from __future__ import annotations
 
 import pickle
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -90,7 +92,9 @@ def resolve_attention(choice: str, dtype: torch.dtype) -> str:
         raise UserError(f"--attn_implementation {choice!r} is not one of {', '.join(_ATTENTION)}")
     can_flash = torch.cuda.is_available() and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
     if choice == "auto":
-        return "flash_attention_2" if can_flash else "sdpa"
+        found = "flash_attention_2" if can_flash else "sdpa"
+        logger.info("attention: %s", found)
+        return found
     if choice == "flash_attention_2" and not can_flash:
         raise UserError(
             "--attn_implementation flash_attention_2 needs a CUDA device, --bf16 True or --fp16 True, and the "
@@ -273,15 +277,26 @@ def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
 def _add_image_token(tokenizer: Any, llm: Any) -> None:
     """Give ``<image>`` an id and make padding possible.
 
-    New vocabulary rows are the mean of the old ones: nothing ever reads them, and they must be the same each time the
-    base is put together, because a run folder does not keep them.
+    New vocabulary rows are the mean of the old ones. They must be the same each time the base is put together, because
+    a run folder does not keep them and the output's enter every softmax.
     """
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    before = llm.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > before:
-        llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-        with torch.no_grad():
-            for table in (llm.get_input_embeddings().weight, llm.get_output_embeddings().weight):
-                table[before:] = table[:before].float().mean(0).to(table.dtype)
+    before = llm.config.get_text_config().vocab_size
+    if len(tokenizer) <= before:
+        return
+    llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+    tables = [llm.get_input_embeddings().weight, llm.get_output_embeddings().weight]
+    with torch.no_grad(), _gathered(tables):
+        for table in tables:
+            table[before:] = table[:before].float().mean(0).to(table.dtype)
+
+
+def _gathered(parameters: list[Any]) -> AbstractContextManager[Any]:
+    """Whole parameters where ZeRO-3 has split them."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)

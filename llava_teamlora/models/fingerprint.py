@@ -42,9 +42,13 @@ def fingerprint(name: str) -> str:
         except (LocalEntryNotFoundError, ValueError) as error:
             raise UserError(f"{name}: neither a folder here nor a model in the hub's cache") from error
     digest = hashlib.sha256()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: is missing or broken ({error}); is this a model?") from error
     digest.update(json.dumps(config, sort_keys=True).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+    # What is loaded: safetensors where there are any.
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:

@@ -173,6 +173,7 @@ class TrainingArguments(transformers.TrainingArguments):
     report_to: str | None = _help("tensorboard, wandb, none…", "tensorboard")
     remove_unused_columns: bool = _help("Leave False: samples hold what the model takes.", False)
     prediction_loss_only: bool = _help("Validation computes the loss alone.", True)
+    logging_nan_inf_filter: bool = _help("Hide a loss that is not finite.", False)
     overwrite_output_dir: bool = _help("Start anew where a run lies already.", False)
     dry_run: bool = _help("Show what would be trained on what, and stop.", False)
 
@@ -182,8 +183,11 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in ("model_max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
-        if self.load_best_model_at_end and self.eval_strategy == "no":
-            raise UserError("--load_best_model_at_end needs --eval_strategy steps or epoch")
+        if self.load_best_model_at_end:
+            raise UserError(
+                "--load_best_model_at_end is not supported: every checkpoint-N is a run folder of its own; raise "
+                "--save_total_limit and use the one with the best validation loss"
+            )
         # Pinned memory speeds copies to an accelerator; without one it only warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         # Every trained parameter gets a gradient in every step, that of a batch without pictures too (see the
@@ -191,6 +195,10 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
         super().__post_init__()
+
+
+# What is asked of one start of the program and is no property of the run.
+_ONCE = {"overwrite_output_dir", "resume_from_checkpoint", "dry_run"}
 
 
 @dataclass(frozen=True)
@@ -210,11 +218,12 @@ class Arguments:
         """
         own = TrainingArguments.__annotations__.keys()
         training = self.training.to_dict()
+        training["report_to"] = training["report_to"] or "none"
         return {
             **dataclasses.asdict(self.model),
             **dataclasses.asdict(self.method),
             **dataclasses.asdict(self.data),
-            **{name: training[name] for name in training if name in own or name in self.said},
+            **{name: training[name] for name in training if name in (own | self.said) - _ONCE},
         }
 
 
@@ -242,8 +251,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML of flags (a run folder's run.yaml works); the command line wins."
     )
-    known = {option.removeprefix("--") for action in parser._actions for option in action.option_strings}
-    argv = _with_config(_split_config(argv), known)
+    defaults = {o.removeprefix("--"): action.default for action in parser._actions for o in action.option_strings}
+    known = set(defaults)
+    argv = _with_config(_split_config(argv), defaults)
     if "-h" in argv or "--help" in argv:
         parser.print_help()
         raise SystemExit(0)
@@ -271,7 +281,7 @@ def _split_config(argv: list[str]) -> list[str]:
     return [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
 
 
-def _with_config(argv: list[str], known: set[str]) -> list[str]:
+def _with_config(argv: list[str], defaults: dict[str, Any]) -> list[str]:
     """Put the flags of a ``--config`` file in front of those of the command line."""
     if "--config" not in argv:
         return argv
@@ -284,8 +294,10 @@ def _with_config(argv: list[str], known: set[str]) -> list[str]:
     values = _read_config(path)
     flags: list[str] = []
     for key, value in values.items():
-        if key not in known - {"config", "help"}:
-            raise UserError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+        if key not in defaults or key in ("config", "help"):
+            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), defaults)}")
+        if value is None and defaults[key] is not None:
+            raise UserError(f"{path}: {key} must not be empty; leave it out for its default, {defaults[key]!r}")
         if value is None:
             continue
         words = [json.dumps(item) if isinstance(item, dict) else str(item) for item in _listed(value)]
@@ -302,8 +314,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file (--config)")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: broken YAML: {' '.join(str(error).split())}") from error
     if isinstance(content, dict) and "llava_teamlora_run" in content:

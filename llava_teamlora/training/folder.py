@@ -30,7 +30,7 @@ _OWN_FILES = {
 
 # Flags that decide where and how a run is shown or kept, not what it computes.
 _MAY_DIFFER = {
-    "output_dir", "overwrite_output_dir", "dry_run", "resume_from_checkpoint", "report_to", "run_name",
+    "output_dir", "report_to", "run_name",
     "logging_steps", "logging_first_step", "log_level", "disable_tqdm", "save_total_limit",
     "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory", "dataloader_persistent_workers",
 }  # fmt: skip
@@ -126,16 +126,30 @@ def _refuse_differences(folder: Path, card: RunCard, arguments: Arguments, ident
 
 def _refuse_foreign_files(output: Path) -> None:
     """``--overwrite_output_dir`` removes what a run wrote; anything else in the folder stops it."""
-    foreign = sorted(
-        path.name
-        for path in output.iterdir()
-        if path.name not in _OWN_FILES and not (_CHECKPOINT.fullmatch(path.name) and (path / RUN_FILE).is_file())
-    )
+    is_run = (output / RUN_FILE).is_file() or last_checkpoint(output) is not None
+    foreign = sorted(path.name for path in output.iterdir() if not _is_own(path, is_run))
     if foreign:
         raise UserError(
             f"{output}: holds {foreign[0]!r}{' and more' if foreign[1:] else ''}, which no run wrote; "
             "--overwrite_output_dir deletes a former run only. Move it away or choose another --output_dir"
         )
+
+
+def _is_own(path: Path, in_run: bool) -> bool:
+    """Whether a run wrote this. Outside of a run's folder, names such as ``runs`` prove nothing."""
+    if _CHECKPOINT.fullmatch(path.name):
+        return (path / RUN_FILE).is_file()
+    if in_run or path.name == STAGING:
+        return path.name in _OWN_FILES
+    inside = [file for file in path.rglob("*") if not file.is_dir()]
+    return path.name == "runs" and all(file.name.startswith("events.out.tfevents.") for file in inside)
+
+
+def adopt(checkpoint: Path, output: Path) -> None:
+    """Make a checkpoint's model the run's own, as when a run stopped between its last step and its end."""
+    for path in checkpoint.iterdir():
+        if path.name in _OWN_FILES - {RUN_FILE}:
+            shutil.copy2(path, output / path.name)
 
 
 def prepare(output: Path, start: Start) -> None:
@@ -145,8 +159,8 @@ def prepare(output: Path, start: Start) -> None:
         UserError: it cannot be made or written to.
     """
     try:
-        if start.overwrite and output.is_dir():
-            shutil.rmtree(output)
+        for path in output.iterdir() if start.overwrite and output.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         output.mkdir(parents=True, exist_ok=True)
         probe = output / ".writable"
         probe.touch()

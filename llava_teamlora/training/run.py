@@ -1,7 +1,7 @@
 """One training run, top to bottom: arguments -> data -> model -> train -> save.
 
-In: the command line of ``llava-teamlora train``. Out: a run folder. Everything that can be refused is refused before
-the model is loaded.
+In: the command line of ``llava-teamlora train``. Out: a run folder. What can be refused without the model is refused
+before it is loaded, the rest before training starts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from llava_teamlora.machine import peak_memory_mib
 from llava_teamlora.models.build import Base, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.training.arguments import Arguments, parse_arguments
-from llava_teamlora.training.folder import Start, find_start, last_checkpoint, prepare
+from llava_teamlora.training.folder import Start, adopt, find_start, last_checkpoint, prepare
 from llava_teamlora.training.preview import show_preview
 from llava_teamlora.training.trainer import LlavaTrainer
 from llava_teamlora.tuners import METHODS
@@ -79,9 +79,13 @@ def train(argv: Sequence[str] | None = None) -> int:
     trainer = _trainer(model, base, datasets, _card(arguments, identity, table.trainable), arguments, start)
     if start.checkpoint is not None:
         console.print(f"Going on from {start.checkpoint}")
+    if start.checkpoint is not None and _has_all_steps(start.checkpoint):
+        _adopt(trainer, start.checkpoint, console)
+        return 0
     _train(trainer, start.checkpoint)
-    if trainer.interruption.requested:
-        console.print(f"Interrupted at step {trainer.state.global_step}. Run the same command again to go on.")
+    if trainer.state.global_step < trainer.state.max_steps and trainer.interruption.requested:
+        again = "the same command again" + (" without --overwrite_output_dir" if start.overwrite else "")
+        console.print(f"Interrupted at step {trainer.state.global_step}. Run {again} to go on.")
         return INTERRUPTED
     _finish(trainer, console)
     return 0
@@ -183,17 +187,22 @@ def _load_data(arguments: Arguments, console: Console) -> tuple[list[Record], li
         check_images([*records, *validation], data.image_folder, progress=lambda n: progress.advance(task, n))
     text_only = sum(not record.images for record in records)
     console.print(
-        f"{data.data_path}: {len(records):,} conversations ({text_only:,} text-only), {len(names):,} pictures",
+        f"{data.data_path}: {len(records):,} conversations ({text_only:,} text-only), {len(validation):,} to validate; "
+        f"{len(names):,} pictures in all",
     )
     return records, validation
 
 
 def _identity(arguments: Arguments) -> dict[str, Any]:
-    """What makes a run this run besides its arguments: the data's content and the number of processes."""
+    """What makes a run this run besides its arguments: content of data and base, number of processes."""
     data = arguments.data
     paths = {"data_sha256": data.data_path, "validation_data_sha256": data.validation_data_path}
-    digests = {name: file_sha256(Path(path)) for name, path in paths.items() if path}
-    return {**digests, "processes": arguments.training.world_size}
+    paths["projector_sha256"] = arguments.model.pretrain_mm_mlp_adapter
+    found: dict[str, Any] = {name: file_sha256(Path(path)) for name, path in paths.items() if path}
+    base = arguments.model.base()
+    if all(Path(name).is_dir() for name in (base.model, base.vision_tower) if name):
+        found["base_fingerprint"] = base_fingerprint(base)
+    return {**found, "processes": arguments.training.world_size}
 
 
 def _dataset(records: list[Record], arguments: Arguments, base: Base, console: Console) -> ConversationDataset:
@@ -256,12 +265,6 @@ def _train(trainer: LlavaTrainer, checkpoint: Path | None) -> None:
     """Train; the clock of a resumed run starts where its checkpoint's stopped."""
     if checkpoint is not None:
         trainer.seconds_before = read_run_card(checkpoint).results["train_seconds"]
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:
-            # Stopped between the last step and the end. transformers would train one step too many.
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state = state
-            return
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UserError as error:
@@ -277,24 +280,50 @@ def _train(trainer: LlavaTrainer, checkpoint: Path | None) -> None:
         trainer.interruption.restore()
 
 
+def _has_all_steps(checkpoint: Path) -> bool:
+    """Whether nothing is left to train: the run stopped between its last step and its end."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps
+
+
+def _adopt(trainer: LlavaTrainer, checkpoint: Path, console: Console) -> None:
+    """Finish a run whose last checkpoint has all steps (transformers would train one too many)."""
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if trainer.is_world_process_zero():
+        adopt(checkpoint, Path(str(trainer.args.output_dir)))
+    _write_results(trainer, read_run_card(checkpoint).results["train_seconds"], console)
+
+
 def _finish(trainer: LlavaTrainer, console: Console) -> None:
-    """Validate once more, save the run folder, and write its card last: with it the run is finished."""
+    """Validate once more and save the run folder."""
     seconds = trainer.train_seconds
-    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
     output = str(trainer.args.output_dir)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if losses and not math.isfinite(losses[-1]):
-        raise UserError(f"{output}: the loss is {losses[-1]}; lower --learning_rate or try --bf16 True")
+    loss = _last(trainer, "loss")
+    if loss is not None and not math.isfinite(loss):
+        raise UserError(f"{output}: the loss is {loss}; lower --learning_rate or try --bf16 True")
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
     trainer.save_model(output)
     trainer.save_state()
+    _write_results(trainer, seconds, console)
+
+
+def _last(trainer: LlavaTrainer, name: str) -> float | None:
+    """The newest logged value of that name."""
+    return next((entry[name] for entry in reversed(trainer.state.log_history) if name in entry), None)
+
+
+def _write_results(trainer: LlavaTrainer, seconds: float, console: Console) -> None:
+    """Write the run's card last of all: with it the run is finished."""
     results: dict[str, Any] = {
         **trainer.card.results,
         "steps": trainer.state.global_step,
-        "train_loss": losses[-1] if losses else None,
-        "validation_loss": metrics.get("eval_loss"),
+        "train_loss": _last(trainer, "loss"),
+        "validation_loss": _last(trainer, "eval_loss"),
         "train_seconds": round(seconds, 1),
         "peak_mem_mib": peak_memory_mib(),
     }
+    output = str(trainer.args.output_dir)
     if trainer.is_world_process_zero():
         write_run_card(output, replace(trainer.card, results=results))
     trainer.accelerator.wait_for_everyone()

@@ -105,13 +105,17 @@ class LlavaTrainer(Trainer):
 
     # Text-only batches ------------------------------------------------------------------------------------
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """transformers' loss; a batch without pictures still runs tower and projector, with zero weight.
 
         Otherwise the projector has no gradient on that process while it has one on others, and a distributed
-        step waits for ever.
+        step waits for ever. A step whose samples all lost their answers to the length limit has loss 0, not 0 / 0.
         """
-        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if num_items_in_batch is not None:
+            num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if "pixel_values" in inputs or not model.training:
             return result
         nothing = self._unused_projector_output(model)
@@ -126,7 +130,8 @@ class LlavaTrainer(Trainer):
         weight = next(base.model.vision_tower.parameters())
         dtype = weight.dtype if weight.is_floating_point() else base.dtype
         blank = torch.zeros(1, 3, size, size, device=weight.device, dtype=dtype)
-        features = base.get_image_features(pixel_values=blank).pooler_output[0]  # [patches, D]
+        with self.accelerator.autocast():  # the wrapped model's forward would bring its own
+            features = base.get_image_features(pixel_values=blank).pooler_output[0]  # [patches, D]
         return features.sum() * 0.0
 
     # Checkpoints ------------------------------------------------------------------------------------------
@@ -194,10 +199,11 @@ class SetEpoch(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A second one ends the program at once."""
+    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A later Ctrl-C ends the program at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self.requested_at = 0.0
         self.started = time.monotonic()
         self._previous: dict[int, Any] = {}
 
@@ -227,7 +233,9 @@ class Interruption(TrainerCallback):
             control.should_training_stop = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        # A launcher repeats a signal to its processes: only a person's second Ctrl-C, some time later, ends at once.
+        if self.requested and number == signal.SIGINT and time.monotonic() - self.requested_at > 2:
             self.restore()
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self.requested_at = True, time.monotonic()

@@ -138,7 +138,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/build_tiny_base.sh",
         description="Builds the embedded base, a tiny LLaVA that knows plain shapes, from drawn pictures and text.",
-        epilog="Example: scripts/build_tiny_base.sh --out /tmp/tiny --seed 1, then --model_name_or_path /tmp/tiny.",
+        epilog="Example: scripts/build_tiny_base.sh --out outputs/tiny, then train --model_name_or_path outputs/tiny.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

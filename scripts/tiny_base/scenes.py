@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIDE = 64  # px, width and height of a picture
-MAX_OBJECTS = 3
 MIN_SIZE, MAX_SIZE = 8, 36  # px, longer side of a figure before rotation
 
 SHAPES = ("circle", "rectangle", "triangle", "star", "cross", "ring")

@@ -71,7 +71,7 @@ def test_resolved_arguments_give_the_same_run_again(tmp_path: Path) -> None:
         (["--method", "lora", "--num_experts", "4"], "method 'lora' has no option num_experts"),
         (["--config"], "--config needs a file"),
         (["--config", "none.yaml"], "none.yaml: no such file"),
-        (["--load_best_model_at_end", "True"], "needs --eval_strategy"),
+        (["--load_best_model_at_end", "True"], "--load_best_model_at_end is not supported"),
     ],
 )
 def test_refusals(extra: list[str], message: str) -> None:
@@ -88,6 +88,7 @@ def test_missing_flags_are_named() -> None:
     ("text", "message"),
     [
         ("config: x", "unknown key 'config'"),
+        ("save_total_limit:", "save_total_limit must not be empty"),
         ("llava_teamlora_run: 1", "expected"),
         ("learning_rat: 1", "unknown key 'learning_rat'; did you mean"),
         ("a: [", "broken YAML"),

@@ -200,6 +200,65 @@ def test_a_picture_that_breaks_in_mid_run(
     assert "record 1 (id 1)" in message and "not a readable picture" in message and "Traceback" not in message
 
 
+def test_half_precision_with_and_without_pictures(trained: Train) -> None:
+    """bf16: the base is bfloat16, what trains float32; the batches without pictures take the projector along."""
+    run = trained("--bf16", "True")
+    assert all(weight.dtype == torch.float32 for weight in adapter(run).values())
+
+
+def test_a_diverged_run_is_no_finished_run(argv: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the loss is .*lower --learning_rate"):
+        train([*argv, "--learning_rate", "1e20", "--max_grad_norm", "0"])
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+def test_steps_without_any_answer_do_no_harm(trained: Train, argv: list[str]) -> None:
+    """Some samples lose their answers to the length limit; a batch of such has loss 0, not 0 / 0."""
+    data = Path(argv[argv.index("--data_path") + 1])
+    rows = [row for row in json.loads(data.read_text()) if "image" not in row]
+    rows += [json.loads(json.dumps(row)) for row in rows[:4]]
+    for row in rows[:8]:
+        row["conversations"][0]["value"] = "what color is it? " * 40
+    data.write_text(json.dumps(rows))
+    run = trained("--model_max_length", "120", "--per_device_train_batch_size", "1")
+    assert all(weight.isfinite().all() for weight in adapter(run).values())
+    assert 0.0 in losses(run)
+
+
+def test_a_rebuilt_base_is_not_resumed_on(trained: Train, argv: list[str], tiny: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    flags = ("--model_name_or_path", str(base), "--max_steps", "1")
+    trained(*flags)
+    with (base / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x01\x02\x03\x04")
+    with pytest.raises(UserError, match="was made otherwise .*base_fingerprint"):
+        train([*argv, *flags])
+
+
+def test_a_damaged_adapter_is_refused(trained: Train) -> None:
+    from safetensors.torch import save_file
+
+    path = trained("--max_steps", "1") / "adapter_model.safetensors"
+    weights = load_file(path)
+    lost = next(name for name in weights if "teamlora_B" in name)
+    save_file({name: weight for name, weight in weights.items() if name != lost}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="does not fit its configuration .*teamlora_B"):
+        load_model(path.parent, device="cpu")
+    path.write_bytes(b"junk")
+    with pytest.raises(UserError, match="its adapter cannot be read"):
+        load_model(path.parent, device="cpu")
+
+
+def test_overwriting_spares_a_folder_of_runs(trained: Train, argv: list[str], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    run = trained("--max_steps", "1", "--output_dir", str(home / "runs" / "mine"))
+    with pytest.raises(UserError, match="holds 'runs', which no run wrote"):
+        train([*argv, "--output_dir", str(home), "--overwrite_output_dir", "True"])
+    assert (run / "run.yaml").exists()
+
+
 def test_unwritable_folder_is_told_before_training(argv: list[str]) -> None:
     with pytest.raises(UserError, match="/proc/run: cannot be written to"):
         train([*argv, "--output_dir", "/proc/run"])
