@@ -27,7 +27,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging
 from transformers.utils.import_utils import is_flash_attn_2_available
@@ -297,6 +297,6 @@ def _gathered(parameters: list[Any]) -> AbstractContextManager[Any]:
     """Whole parameters where ZeRO-3 has split them."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    import deepspeed
+    import deepspeed  # pyright: ignore[reportMissingImports]  an extra
 
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)

@@ -168,7 +168,7 @@ def _start_deepspeed(arguments: Arguments) -> None:
         return
     if "RANK" not in os.environ:
         raise UserError("--deepspeed needs a launcher: torchrun --nproc_per_node N -m llava_teamlora.cli train …")
-    from deepspeed import comm
+    from deepspeed import comm  # pyright: ignore[reportMissingImports]  an extra
 
     if not comm.is_initialized():
         comm.init_distributed(dist_backend="gloo" if arguments.training.use_cpu else None)
