@@ -37,8 +37,10 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", commands(README), ids=" ".join)
-def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.chdir(ROOT)
+def test_commands_parse(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT if words[1] == "train" else tmp_path)
     arguments = words[1:]
     if "--help" in arguments:
         with pytest.raises(SystemExit) as exit_:
@@ -46,7 +48,7 @@ def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch, capsy
         assert exit_.value.code == 0
     elif arguments[0] == "train":
         parse_arguments(arguments[1:])
-    else:  # parsed whole, then stopped by a run folder that a fresh clone lacks
+    else:  # parsed whole, then stopped by a run folder that is not here
         assert main(arguments) == 1
         assert "runs/easy-vqa-teamlora" in capsys.readouterr().err
 

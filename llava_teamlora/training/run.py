@@ -7,8 +7,6 @@ before it is loaded, the rest before training starts.
 from __future__ import annotations
 
 import math
-import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from rich.console import Console
 from rich.progress import Progress
 from transformers import TrainerState, set_seed
 
 from llava_teamlora.checkpoint import RunCard, library_versions, read_run_card, write_run_card
-from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.data.dataset import ConversationDataset, VisionFormat
 from llava_teamlora.data.images import check_images
@@ -32,12 +29,12 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.machine import peak_memory_mib
 from llava_teamlora.models.build import Base, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
+from llava_teamlora.training.adapt import adapt, start_deepspeed
 from llava_teamlora.training.arguments import Arguments, parse_arguments
 from llava_teamlora.training.folder import Start, adopt, find_start, last_checkpoint, prepare
 from llava_teamlora.training.preview import show_preview
 from llava_teamlora.training.trainer import LlavaTrainer
-from llava_teamlora.tuners import METHODS
-from llava_teamlora.tuners.budget import adapted_shapes, count_adapter, count_trainable, match_rank
+from llava_teamlora.tuners.budget import count_trainable
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect."""
@@ -66,7 +63,7 @@ def train(argv: Sequence[str] | None = None) -> int:
         return 0
 
     set_seed(arguments.training.seed)
-    _start_deepspeed(arguments)
+    start_deepspeed(arguments)
     base = load_base(arguments.model.base(), _dtype(arguments), arguments.model.attn_implementation)
     datasets = [_dataset(part, arguments, base, console) for part in (records, validation) if part]
     model = adapt(base, arguments)
@@ -122,56 +119,6 @@ def _trainer(
         image_processor=base.image_processor,
         card=card,
     )
-
-
-def adapt(base: Base, arguments: Arguments) -> PeftModel:
-    """Freeze the base and put the method on it; the projector trains along unless it is frozen.
-
-    Trained weights are float32 whatever the base's dtype, so that small updates are not lost. The projector of a newly
-    put together LLaVA goes into the run folder even when it is frozen: nothing else keeps it.
-
-    Raises:
-        UserError: the options do not fit the method or the model.
-    """
-    method = arguments.method
-    frozen = arguments.model.freeze_mm_mlp_adapter
-    kept = not frozen or arguments.model.vision_tower is not None
-    options = method.options((PROJECTOR,) if kept else None)
-    try:
-        matched = method.matched()
-        if matched is not None:
-            other, other_options = matched
-            shapes = adapted_shapes(base.model, METHODS[other].build(other_options))
-            target = count_adapter(other, other_options, shapes)
-            options = replace(options, r=match_rank(method.method, options, shapes, target))
-        config = METHODS[method.method].build(options)
-        config.task_type = "CAUSAL_LM"
-        adapted_shapes(base.model, config)  # refuses targets that match nothing, in words
-        model = get_peft_model(base.model, config)
-    except (ValueError, TypeError, re.error) as error:
-        raise UserError(f"--method {method.method}: {' '.join(str(error).split())}") from error
-    assert isinstance(model, PeftModel)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-            parameter.requires_grad = not (frozen and PROJECTOR in name)
-    return model
-
-
-def _start_deepspeed(arguments: Arguments) -> None:
-    """ZeRO-3 splits weights while they are loaded, so DeepSpeed must know its processes before (on CPU it does not).
-
-    Raises:
-        UserError: ``--deepspeed`` without the package, or without a launcher that sets the processes up.
-    """
-    if not arguments.training.deepspeed:
-        return
-    if "RANK" not in os.environ:
-        raise UserError("--deepspeed needs a launcher: torchrun --nproc_per_node N -m llava_teamlora.cli train …")
-    from deepspeed import comm  # pyright: ignore[reportMissingImports]  an extra
-
-    if not comm.is_initialized():
-        comm.init_distributed(dist_backend="gloo" if arguments.training.use_cpu else None)
 
 
 def _load_data(arguments: Arguments, console: Console) -> tuple[list[Record], list[Record]]:
