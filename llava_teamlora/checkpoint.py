@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_teamlora import __version__
 from llava_teamlora.data.dataset import VisionFormat
@@ -25,7 +25,7 @@ from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import Template, get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
-from llava_teamlora.models.build import Base, BaseSpec, load_base
+from llava_teamlora.models.build import Base, BaseSpec, load_base, load_image_processor
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 
 RUN_FILE = "run.yaml"
@@ -200,7 +200,7 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
         )
     model = _with_adapter(base, path)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    image_processor = AutoImageProcessor.from_pretrained(path)
+    image_processor = load_image_processor(str(path))
     manifest = {
         "kind": "run",
         "model": str(path),
@@ -229,9 +229,9 @@ def _with_adapter(base: Base, path: Path) -> Any:
     config.inference_mode = True
     config.base_model_name_or_path = base.model.name_or_path  # where the base lies now; its content has been compared
     model = get_peft_model(base.model, config)
+    differing = set(get_peft_model_state_dict(model)) ^ set(weights)
     loaded = set_peft_model_state_dict(model, weights)
-    own = set(get_peft_model_state_dict(model))
-    problems = sorted({*loaded.unexpected_keys, *(own ^ set(weights))})
+    problems = sorted({*loaded.unexpected_keys, *differing})
     if problems:
         raise UserError(f"{path}: {ADAPTER_FILE} does not fit its configuration (first: {problems[0]})")
     return model

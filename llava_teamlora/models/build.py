@@ -18,10 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForCausalLM,
-    AutoProcessor,
     AutoTokenizer,
+    CLIPImageProcessorPil,
     CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -240,8 +239,16 @@ def _load(kind: Any, name: str, **kwargs: Any) -> Any:
 
 def _load_finished(name: str, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     model = _load_whole(LlavaForConditionalGeneration, name, **kwargs)
-    processor = _load(AutoProcessor, name)
-    return model, processor.tokenizer, processor.image_processor
+    return model, _load(AutoTokenizer, name), load_image_processor(name)
+
+
+def load_image_processor(name: str) -> Any:
+    """CLIP's image processor on PIL, as in LLaVA: the same pixels whether torchvision is installed or not.
+
+    Raises:
+        UserError: none there.
+    """
+    return _load(CLIPImageProcessorPil, name)
 
 
 def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -271,7 +278,7 @@ def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     model.lm_head = llm.get_output_embeddings()
     model.generation_config = llm.generation_config
     model.set_attn_implementation(kwargs["attn_implementation"])
-    return model, tokenizer, _load(AutoImageProcessor, spec.vision_tower)
+    return model, tokenizer, load_image_processor(spec.vision_tower)
 
 
 def _add_image_token(tokenizer: Any, llm: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoTokenizer, CLIPImageProcessorPil
 
 from llava_teamlora.constants import IGNORE_INDEX
 from llava_teamlora.data.collator import Collator
@@ -24,7 +24,7 @@ Make = Callable[..., ConversationDataset]
 def make(tiny: str, pictures: Path, write_json: Callable[..., str]) -> Make:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     image_id = tokenizer.convert_tokens_to_ids("<image>")
-    vision = VisionFormat(AutoImageProcessor.from_pretrained(tiny), image_id, 16, "pad")
+    vision = VisionFormat(CLIPImageProcessorPil.from_pretrained(tiny), image_id, 16, "pad")
 
     def build(rows: list[dict[str, Any]], max_length: int = 512, **kwargs: Any) -> ConversationDataset:
         options = {"vision": vision, "image_folder": pictures, **kwargs}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from llava_teamlora.data.images import check_images, load_image, pad_to_square, prepare_image
 from llava_teamlora.data.records import Record, Turn
@@ -34,7 +34,7 @@ def test_padding_centres_on_the_background() -> None:
 
 
 def test_pad_equals_the_processor_on_a_padded_picture(pictures: Path, tiny: str) -> None:
-    processor = AutoImageProcessor.from_pretrained(tiny)
+    processor = CLIPImageProcessorPil.from_pretrained(tiny)
     image = load_image(pictures / "wide.png")
     background = tuple(int(mean * 255) for mean in processor.image_mean)
     square = Image.new("RGB", (80, 80), background)  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    AutoImageProcessor,
     AutoTokenizer,
     CLIPConfig,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
@@ -48,7 +48,7 @@ def parts(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str
     CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)).save_pretrained(
         root / "clip"
     )
-    AutoImageProcessor.from_pretrained(tiny).save_pretrained(root / "clip")
+    CLIPImageProcessorPil.from_pretrained(tiny).save_pretrained(root / "clip")
     return str(root / "llm"), str(root / "clip")
 
 
