@@ -236,6 +236,7 @@ def _has_all_steps(checkpoint: Path) -> bool:
 def _adopt(trainer: LlavaTrainer, checkpoint: Path, console: Console) -> None:
     """Finish a run whose last checkpoint has all steps (transformers would train one too many)."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    _refuse_diverged(trainer)
     if trainer.is_world_process_zero():
         adopt(checkpoint, Path(str(trainer.args.output_dir)))
     _write_results(trainer, read_run_card(checkpoint).results["train_seconds"], console)
@@ -245,14 +246,22 @@ def _finish(trainer: LlavaTrainer, console: Console) -> None:
     """Validate once more and save the run folder."""
     seconds = trainer.train_seconds
     output = str(trainer.args.output_dir)
-    loss = _last(trainer, "loss")
-    if loss is not None and not math.isfinite(loss):
-        raise UserError(f"{output}: the loss is {loss}; lower --learning_rate or try --bf16 True")
+    _refuse_diverged(trainer)
     if trainer.eval_dataset is not None:
         trainer.evaluate()
     trainer.save_model(output)
     trainer.save_state()
     _write_results(trainer, seconds, console)
+
+
+def _refuse_diverged(trainer: LlavaTrainer) -> None:
+    """A run whose loss is not finite is never finished, however often it is gone on with."""
+    loss = _last(trainer, "loss")
+    if loss is not None and not math.isfinite(loss):
+        raise UserError(
+            f"{trainer.args.output_dir}: the loss is {loss}; lower --learning_rate or try --bf16 True, and start anew "
+            "with --overwrite_output_dir True"
+        )
 
 
 def _last(trainer: LlavaTrainer, name: str) -> float | None:
