@@ -17,14 +17,28 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llava_teamlora.tuners.hydralora import HydraLoraConfig, HydraLoraModel
+    from llava_teamlora.tuners.moelora import MoeLoraConfig, MoeLoraModel
+    from llava_teamlora.tuners.moslora import MosLoraConfig, MosLoraModel
     from llava_teamlora.tuners.teamlora import TeamLoraConfig, TeamLoraModel
 
 __version__ = "0.1.0"
-__all__ = ["TeamLoraConfig", "TeamLoraModel", "__version__"]
+__all__ = [
+    "HydraLoraConfig",
+    "HydraLoraModel",
+    "MoeLoraConfig",
+    "MoeLoraModel",
+    "MosLoraConfig",
+    "MosLoraModel",
+    "TeamLoraConfig",
+    "TeamLoraModel",
+    "__version__",
+]
 
 _EXPORTS = {
-    "TeamLoraConfig": "llava_teamlora.tuners.teamlora",
-    "TeamLoraModel": "llava_teamlora.tuners.teamlora",
+    f"{name}{kind}": f"llava_teamlora.tuners.{name.lower()}"
+    for name in ("HydraLora", "MoeLora", "MosLora", "TeamLora")
+    for kind in ("Config", "Model")
 }
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields
 
 from peft import LoraConfig, PeftConfig
 
+from llava_teamlora.tuners.hydralora import HydraLoraConfig
+from llava_teamlora.tuners.moelora import MoeLoraConfig
+from llava_teamlora.tuners.moslora import MosLoraConfig
 from llava_teamlora.tuners.teamlora import TeamLoraConfig
 
 __all__ = ["METHODS", "AdapterOptions", "Method", "build_config"]

@@ -19,8 +19,8 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from llava_teamlora.tuners import METHODS, AdapterOptions
-from llava_teamlora.tuners.routed.layer import linear_shape
-from llava_teamlora.tuners.routed.targets import FFN_TARGETS
+from llava_teamlora.tuners.low_rank.layer import linear_shape
+from llava_teamlora.tuners.low_rank.targets import FFN_TARGETS
 
 Shapes = Sequence[tuple[int, int]]
 TOLERANCE = 0.01

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from llava_teamlora import TeamLoraConfig, TeamLoraModel
-from llava_teamlora.tuners.routed import register
+from llava_teamlora.tuners.low_rank import register
 from llava_teamlora.tuners.teamlora import TeamLoraLinear
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

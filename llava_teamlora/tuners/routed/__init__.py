@@ -1,12 +1,11 @@
-"""What routed low-rank methods share: router, product, layer, tuner, losses."""
+"""What routed low-rank methods share: router, interaction matrix, product, layer, tuner, losses."""
 
 from llava_teamlora.tuners.routed.auxiliary import auxiliary_loss, record_routing
 from llava_teamlora.tuners.routed.config import RoutedConfig
-from llava_teamlora.tuners.routed.layer import RoutedLinear, RoutingRecord, linear_shape, routed_layers
+from llava_teamlora.tuners.routed.layer import RoutedLinear, RoutingRecord, routed_layers
 from llava_teamlora.tuners.routed.losses import balance_loss, router_z_loss
 from llava_teamlora.tuners.routed.model import RoutedModel
 from llava_teamlora.tuners.routed.product import routed_low_rank
-from llava_teamlora.tuners.routed.registration import register
 
 __all__ = [
     "RoutedConfig",
@@ -15,9 +14,7 @@ __all__ = [
     "RoutingRecord",
     "auxiliary_loss",
     "balance_loss",
-    "linear_shape",
     "record_routing",
-    "register",
     "routed_layers",
     "routed_low_rank",
     "router_z_loss",

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_teamlora.tuners.routed.layer import RoutedLinear, RoutingRecord, is_frozen, routed_layers
+from llava_teamlora.tuners.low_rank.layer import is_frozen
+from llava_teamlora.tuners.routed.layer import RoutedLinear, RoutingRecord, routed_layers
 from llava_teamlora.tuners.routed.losses import balance_loss, router_z_loss
 
 _SINK = "_auxiliary_sink"

@@ -1,32 +1,25 @@
-"""What the configurations of all routed methods share: their common fields and the checks on them."""
+"""What the configurations of all routed methods share: experts, router and interaction matrix."""
 
-import math
-import re
 from dataclasses import dataclass, field
-from typing import Any
 
-from peft import PeftConfig
+from llava_teamlora.tuners.low_rank.config import LowRankConfig, check_choice, check_count, check_flag, check_range
+from llava_teamlora.tuners.routed.router import INTERACTION_INITS
 
 
 @dataclass
-class RoutedConfig(PeftConfig):
-    """Fields of every routed low-rank adapter. Bad values are refused when the configuration is made.
+class RoutedConfig(LowRankConfig):
+    """The fields of LowRankConfig and those of experts, router and interaction matrix M.
+
+    The rank `r` is that of one expert; dropout falls on the input of A, the router reads it without.
 
     Args:
-        r: rank of one expert, >= 1; the whole adapter has rank ``num_experts * r``.
         num_experts: k, the number of experts, >= 1.
-        alpha: > 0; the update is scaled by ``alpha / r``.
-        dropout: probability in [0, 1) of dropping an input of A; the router reads its input without dropout.
-        target_modules: names (or endings of names) of the linears to adapt, or one regular expression for
-            whole names, or "all-linear". None adapts the feed-forward linears of model types that are known.
-            For LLaVA name the language model, or else a vision tower with equal names is adapted too:
-            ``r".*language_model.*\\.(gate_proj|up_proj|down_proj)"``.
-        exclude_modules: names or a regular expression of linears to leave out.
-        modules_to_save: names of modules that are trained in full and saved beside the adapter.
-        layers_to_transform: indices of the layers to adapt; None for all. Needs `target_modules` as a list.
-        layers_pattern: name of the model's layer list, where `layers_to_transform` cannot tell it.
-        init_weights: True starts from the base model's own output; False makes every weight random, for tests.
         router_hidden: None for a linear router, else the width of an MLP router, >= 1.
+        train_interaction: whether there is a matrix M to learn, omega = M phi. False fixes it at the identity, that
+            is, plain softmax routing without M's k * k parameters; it needs ``interaction_init="identity"``, for a
+            fixed random M would be neither the paper's method nor an ablation of it.
+        interaction_init: how M starts, with 1 on its diagonal: "uniform" draws the rest from U(0, 1/k),
+            "literal" from U(0, 1), "identity" leaves zeros.
         balance_loss_coef: >= 0; weight of the load-balance loss, added to the model's loss in training.
         router_z_loss_coef: >= 0; weight of the router z-loss, added to the model's loss in training.
 
@@ -34,120 +27,29 @@ class RoutedConfig(PeftConfig):
         ValueError: naming the field, its value and the remedy.
     """
 
-    r: int = field(default=8, metadata={"help": "Rank of one expert."})
     num_experts: int = field(default=4, metadata={"help": "Number of experts, k."})
-    alpha: float = field(default=16, metadata={"help": "The update is scaled by alpha / r."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of A."})
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Linears to adapt: names, a regular expression, or 'all-linear'."}
-    )
-    exclude_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Linears to leave out: names or a regular expression."}
-    )
-    modules_to_save: list[str] | tuple[str, ...] | set[str] | None = field(
-        default=None, metadata={"help": "Modules trained in full and saved beside the adapter."}
-    )
-    layers_to_transform: list[int] | int | None = field(
-        default=None, metadata={"help": "Indices of the layers to adapt."}
-    )
-    layers_pattern: list[str] | str | None = field(
-        default=None, metadata={"help": "Name of the model's layer list, for layers_to_transform."}
-    )
-    init_weights: bool = field(default=True, metadata={"help": "False makes every weight random, for tests."})
     router_hidden: int | None = field(default=None, metadata={"help": "Width of an MLP router."})
+    interaction_init: str = field(default="identity", metadata={"help": "uniform, literal or identity."})
+    train_interaction: bool = field(default=False, metadata={"help": "False fixes M at the identity."})
     balance_loss_coef: float = field(default=0.0, metadata={"help": "Weight of the load-balance loss."})
     router_z_loss_coef: float = field(default=0.0, metadata={"help": "Weight of the router z-loss."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("target_modules", "exclude_modules", "layers_pattern"):
-            check_names(name, getattr(self, name), pattern=True)
-        check_names("modules_to_save", self.modules_to_save, pattern=False)
-        self.target_modules = _as_set(self.target_modules)
-        self.exclude_modules = _as_set(self.exclude_modules)
-        if self.modules_to_save is not None:
-            self.modules_to_save = sorted(self.modules_to_save)  # a list: what peft writes and extends
-        check_count("r", self.r, "the rank of one expert")
         check_count("num_experts", self.num_experts, "the number of experts")
         if self.router_hidden is not None:
             check_count("router_hidden", self.router_hidden, "the width of an MLP router, or None for a linear one")
-        check_range("alpha", self.alpha, "a number > 0 (the update is scaled by alpha / r)", above=0.0)
-        check_range("dropout", self.dropout, "a probability in [0, 1)", least=0.0, below=1.0)
         for name in ("balance_loss_coef", "router_z_loss_coef"):
             check_range(name, getattr(self, name), "a number >= 0 (0 turns the loss off)", least=0.0)
-        if not isinstance(self.init_weights, bool):
-            raise ValueError(f"init_weights must be True or False, got {self.init_weights!r}")
-        check_targets(self)
+        check_choice("interaction_init", self.interaction_init, INTERACTION_INITS)
+        check_flag("train_interaction", self.train_interaction)
+        if not self.train_interaction and self.interaction_init != "identity":
+            raise ValueError(
+                f'train_interaction=False needs interaction_init="identity", got {self.interaction_init!r}: a '
+                "matrix that is not trained can only be the identity (plain softmax routing)"
+            )
 
     @property
     def uses_auxiliary_losses(self) -> bool:
         """Whether training adds a loss on the router."""
         return self.balance_loss_coef > 0 or self.router_z_loss_coef > 0
-
-
-def check_count(name: str, value: Any, meaning: str) -> None:
-    """Raise ValueError unless `value` is an integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1 ({meaning}), got {value!r}")
-
-
-def check_range(
-    name: str,
-    value: Any,
-    wanted: str,
-    *,
-    least: float = -math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-) -> None:
-    """Raise ValueError unless `value` is finite, with ``least <= value`` and ``above < value < below``."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not (is_number and least <= value and above < value < below):
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-def check_names(name: str, value: Any, *, pattern: bool) -> None:
-    """Raise ValueError unless `value` is None, a collection of names or, with `pattern`, a regular expression."""
-    if isinstance(value, str) and pattern:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(
-                f"{name}={value!r} is no regular expression ({error}): a string must match whole module names; to "
-                "give plain names, use a list"
-            ) from error
-        return
-    if isinstance(value, str):
-        raise ValueError(f"{name} must be a list of module names, got the string {value!r}: write [{value!r}]")
-    is_names = isinstance(value, (list, tuple, set)) and all(isinstance(n, str) and n for n in value)
-    if value is not None and not is_names:
-        also = ", or one regular expression as a string" if pattern else ""
-        raise ValueError(f"{name} must be a list of module names{also}, got {value!r}")
-
-
-def check_targets(config: Any) -> None:
-    """Raise ValueError where the choice of layers could not be honoured (peft would ignore it in silence)."""
-    targets, indices = config.target_modules, config.layers_to_transform
-    if targets is not None and not targets:
-        raise ValueError(f"target_modules is empty ({targets!r}): name the linears to adapt, or 'all-linear'")
-    if config.layers_pattern is not None and indices is None:
-        raise ValueError(
-            f"layers_pattern={config.layers_pattern!r} has no effect without layers_to_transform: set the layer "
-            "indices there, or drop layers_pattern"
-        )
-    if indices is None:
-        return
-    listed = indices if isinstance(indices, (list, tuple)) else [indices]
-    if not listed or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in listed):
-        raise ValueError(f"layers_to_transform must be a layer index >= 0 or a list of them, got {indices!r}")
-    if isinstance(targets, str):
-        raise ValueError(
-            f"layers_to_transform={indices!r} cannot be combined with target_modules={targets!r}: a regular "
-            "expression (and 'all-linear') matches whole names, so write the layer indices into it, or list the "
-            "module names"
-        )
-
-
-def _as_set(names: Any) -> set[str] | str | None:
-    """Return names as peft holds them: a set, or the string of a regular expression."""
-    return set(names) if isinstance(names, (list, tuple)) else names

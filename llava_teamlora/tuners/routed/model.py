@@ -1,42 +1,22 @@
-"""The tuner every routed method shares: which modules become routed layers, and what is refused.
+"""The tuner every routed method shares: auxiliary losses, and no merging.
 
 In: a model and a configuration. Out: the same model, its targeted linears replaced by the method's layer.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, NoReturn
 
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from transformers.pytorch_utils import Conv1D
 
+from llava_teamlora.tuners.low_rank.model import LowRankModel
 from llava_teamlora.tuners.routed.auxiliary import install_losses, remove_losses
-from llava_teamlora.tuners.routed.config import RoutedConfig, check_targets
-from llava_teamlora.tuners.routed.found import check_found
+from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.layer import MERGE_REFUSAL, RoutedLinear
-from llava_teamlora.tuners.routed.targets import FFN_TARGETS
 
 
-class RoutedModel(BaseTuner):
+class RoutedModel(LowRankModel):
     """A model with routed adapters. A subclass sets `prefix` and `tuner_layer_cls`."""
 
     tuner_layer_cls: ClassVar[type[RoutedLinear]]
-    target_module_mapping = FFN_TARGETS  # pyright: ignore[reportAssignmentType]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model as a module: peft 0.20 calls its `forward`, which passes the model's hooks by."""
-        _refuse_mixed_batch(kwargs)
-        return self.model(*args, **kwargs)
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Entered by peft around forward and generate; it drops `adapter_names` itself afterwards."""
-        _refuse_mixed_batch(kwargs)
-        yield
 
     def inject_adapter(
         self,
@@ -49,53 +29,13 @@ class RoutedModel(BaseTuner):
         """Replace the targeted linears, then see to the auxiliary losses if the adapter has any.
 
         Raises:
-            ValueError: if the configuration names what the model does not have. With a `state_dict` its keys say
-                which linears to adapt, and the configuration's targets need not fit.
+            ValueError: if the configuration names what the model does not have.
         """
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         config = self.peft_config[adapter_name]
         assert isinstance(config, RoutedConfig)
-        defaults = self.target_module_mapping.get(str(self.get_model_config(model).get("model_type")))
-        check_found(config, model, defaults, targets=state_dict is None)
-        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage, state_dict)
         if config.uses_auxiliary_losses:
             install_losses(model)
-
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
-        assert isinstance(peft_config, RoutedConfig)
-        if peft_config.target_modules is None:
-            model_type = model_config.get("model_type")
-            targets = self.target_module_mapping.get(str(model_type))
-            if targets is None:
-                raise ValueError(
-                    f"target_modules is not set and the feed-forward linears of model type {model_type!r} are not "
-                    'known: set target_modules to the names of the linears to adapt, or to "all-linear"'
-                )
-            peft_config.target_modules = targets if isinstance(targets, str) else set(targets)
-            check_targets(peft_config)
-        return peft_config
-
-    def _create_and_replace(
-        self,
-        peft_config: PeftConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **unused: Any,
-    ) -> None:
-        assert isinstance(peft_config, RoutedConfig)
-        if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config)
-            return
-        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        check_linear(base, current_key)
-        quantization = get_quantization_kwargs(self.model)
-        layer = self.tuner_layer_cls(target, adapter_name, peft_config, quantization=quantization)
-        if adapter_name not in self.active_adapters:
-            # An adapter added beside an active one is not trained until it is activated.
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
 
     def _check_merge_allowed(self) -> NoReturn:
         raise NotImplementedError(MERGE_REFUSAL)
@@ -104,34 +44,3 @@ class RoutedModel(BaseTuner):
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         remove_losses(self.model)
         return model
-
-
-def _refuse_mixed_batch(kwargs: dict[str, Any]) -> None:
-    if kwargs.get("adapter_names") is not None:
-        raise NotImplementedError(
-            f"adapter_names={kwargs['adapter_names']!r}: routed adapters cannot be mixed within a batch; call the "
-            "model once for each adapter, after set_adapter(name)"
-        )
-
-
-def check_linear(layer: nn.Module, name: str) -> None:
-    """Raise TypeError unless the layer is a linear whose forward is what computes its output."""
-    if isinstance(layer, NonDynamicallyQuantizableLinear):
-        raise TypeError(
-            f"target module {name} is part of torch.nn.MultiheadAttention, which reads its weight and never calls "
-            "it, so an adapter on it would have no effect: leave it out with exclude_modules"
-        )
-    if isinstance(layer, (nn.Linear, Conv1D)):
-        return
-    backend = resolve_quantization_backend_or_none(layer)
-    if backend is None or getattr(backend, "layer_type", "linear") != "linear":
-        raise TypeError(
-            f"target module {name} is a {type(layer).__name__}, not a linear layer: name only torch.nn.Linear "
-            "modules in target_modules (quantised ones and GPT-2's Conv1D too), or leave this one out with "
-            "exclude_modules"
-        )
-
-
-def resolve_quantization_backend_or_none(layer: nn.Module) -> Any:
-    """Return peft's backend for a quantised layer, or None; nothing is asked of it but its kind."""
-    return resolve_quantization_backend(layer, get_apply_tensor_subclass=lambda: None)

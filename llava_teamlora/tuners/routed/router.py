@@ -5,7 +5,6 @@ matrix M, participations omega (equation 12). All of it in single precision at l
 cannot tell close experts apart.
 """
 
-import math
 from contextlib import nullcontext
 
 import torch
@@ -68,11 +67,6 @@ def init_interaction(weight: Tensor, init: str) -> None:
         else:
             weight.uniform_(0.0, 1.0 / weight.shape[0] if init == "uniform" else 1.0)
         weight.fill_diagonal_(1.0)
-
-
-def init_projection(weight: Tensor) -> None:
-    """Fill a weight by Kaiming-uniform with a = sqrt(5), as peft's LoRA does for A: U(+-1/sqrt(D_in))."""
-    nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
 
 def _no_autocast(x: Tensor) -> torch.autocast | nullcontext[None]:

@@ -10,7 +10,7 @@ from copy import copy
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from llava_teamlora.tuners.routed.config import RoutedConfig
+from llava_teamlora.tuners.low_rank.config import LowRankConfig
 
 # peft adds all of them to modules_to_save for these tasks, whichever of them the model has.
 _HEADS = {
@@ -20,7 +20,7 @@ _HEADS = {
 }
 
 
-def check_found(config: RoutedConfig, model: nn.Module, defaults: Sequence[str] | None, *, targets: bool) -> None:
+def check_found(config: LowRankConfig, model: nn.Module, defaults: Sequence[str] | None, *, targets: bool) -> None:
     """Raise ValueError if a name or layer index in the configuration matches nothing in the model.
 
     Args:
@@ -42,7 +42,7 @@ def check_found(config: RoutedConfig, model: nn.Module, defaults: Sequence[str] 
     _check_layers(config, names, paths)
 
 
-def _check_layers(config: RoutedConfig, names: Iterable[str], paths: Iterable[str]) -> None:
+def _check_layers(config: LowRankConfig, names: Iterable[str], paths: Iterable[str]) -> None:
     """Raise ValueError if peft finds no target in a layer of `layers_to_transform`."""
     if config.layers_to_transform is None:
         return
@@ -59,7 +59,7 @@ def _check_layers(config: RoutedConfig, names: Iterable[str], paths: Iterable[st
         )
 
 
-def _matches(matcher: RoutedConfig, path: str, index: int | None) -> bool:
+def _matches(matcher: LowRankConfig, path: str, index: int | None) -> bool:
     """Ask peft whether a module is a target, in one layer or (None) in any."""
     matcher.layers_to_transform = index
     return bool(check_target_module_exists(matcher, path))

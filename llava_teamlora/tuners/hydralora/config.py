@@ -1,0 +1,15 @@
+"""HydraLoRA's configuration."""
+
+from dataclasses import dataclass
+
+from llava_teamlora.tuners.low_rank.registration import add_peft_type
+from llava_teamlora.tuners.routed.config import RoutedConfig
+
+
+@dataclass
+class HydraLoraConfig(RoutedConfig):
+    """Configuration of HydraLoRA: the fields of RoutedConfig, by default without an interaction matrix."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = add_peft_type("HYDRALORA")

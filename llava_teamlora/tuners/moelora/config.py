@@ -1,0 +1,18 @@
+"""MoELoRA's configuration."""
+
+from dataclasses import dataclass
+
+from llava_teamlora.tuners.low_rank.registration import add_peft_type
+from llava_teamlora.tuners.routed.config import RoutedConfig
+
+
+@dataclass
+class MoeLoraConfig(RoutedConfig):
+    """Configuration of MoELoRA: the fields of RoutedConfig, by default without an interaction matrix.
+
+    ``interaction_init="uniform", train_interaction=True`` is the paper's ablation "competition only".
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = add_peft_type("MOELORA")
