@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
 from llava_teamlora.models.build import Base, BaseSpec, load_base, load_image_processor
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
+from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
 RUN_FILE = "run.yaml"
 ADAPTER_FILE = "adapter_model.safetensors"
+FULL_FINETUNING = "full"
+"""Method whose run folder holds a whole model instead of an adapter."""
 _FORMAT = 1
+_PROMPT = "prompt_embeddings"
 
 
 @dataclass(frozen=True)
@@ -185,20 +190,20 @@ def load_model(
 
 def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | None) -> Loaded:
     card = read_run_card(path)
-    spec = replace(card.base, model=model_base) if model_base else card.base
-    if not model_base and Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
-        raise UserError(f"{path}: its base {spec.model} is not there; say where it is with --model_base")
-    spec = replace(spec, projector_weights=None)  # the adapter's file holds the projector
-    if not (path / ADAPTER_FILE).is_file():
-        raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
-    base = load_base(spec, dtype, attention)
-    found = base_fingerprint(spec)  # after loading: a hub model is in the cache now
-    if found != card.base_fingerprint:
-        raise UserError(
-            f"{path}: was trained on a base with fingerprint {card.base_fingerprint[:12]}, but {spec.model} "
-            f"now has {found[:12]}; put the original base back"
-        )
-    model = _with_adapter(base, path)
+    if card.method == FULL_FINETUNING:
+        spec, found = _whole_model(path, model_base)
+        base = load_base(spec, dtype, attention)
+        model, weights = base.model, found
+    else:
+        spec = _base_of(path, card, model_base)
+        base = load_base(spec, dtype, attention)
+        found = base_fingerprint(spec)  # after loading: a hub model is in the cache now
+        if found != card.base_fingerprint:
+            raise UserError(
+                f"{path}: was trained on a base with fingerprint {card.base_fingerprint[:12]}, but {spec.model} "
+                f"now has {found[:12]}; put the original base back"
+            )
+        model, weights = _with_adapter(base, path), file_sha256(path / ADAPTER_FILE)
     tokenizer = AutoTokenizer.from_pretrained(path)
     image_processor = load_image_processor(str(path))
     manifest = {
@@ -207,13 +212,33 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
         "method": card.method,
         "base": asdict(spec),
         "base_fingerprint": found,
-        "adapter_sha256": file_sha256(path / ADAPTER_FILE),
+        "adapter_sha256": weights,
         "version": card.version,
         "image_aspect_ratio": card.image_aspect_ratio,
         "versions": library_versions(),
     }
     vision = _vision_format(base, image_processor, card.image_aspect_ratio)
     return Loaded(model, tokenizer, get_template(card.version), vision, str(path), manifest)
+
+
+def _base_of(path: Path, card: RunCard, model_base: str | None) -> BaseSpec:
+    """What the adapter in a run folder sits on, and where that lies now."""
+    spec = replace(card.base, model=model_base) if model_base else card.base
+    if not model_base and Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
+        raise UserError(f"{path}: its base {spec.model} is not there; say where it is with --model_base")
+    if not (path / ADAPTER_FILE).is_file():
+        raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
+    return replace(spec, projector_weights=None)  # the adapter's file holds the projector
+
+
+def _whole_model(path: Path, model_base: str | None) -> tuple[BaseSpec, str]:
+    """A run folder of full fine-tuning holds the model itself; its fingerprint stands for the weights."""
+    if model_base:
+        raise UserError(f"{path}: holds a whole model, trained in full; drop --model_base")
+    if not any(path.glob("model*.safetensors")):
+        raise UserError(f"{path}: model.safetensors is missing; the run did not finish, use its last checkpoint-N")
+    spec = BaseSpec(str(path))
+    return spec, base_fingerprint(spec)
 
 
 def _with_adapter(base: Base, path: Path) -> Any:
@@ -226,12 +251,20 @@ def _with_adapter(base: Base, path: Path) -> Any:
         weights = load_peft_weights(str(path), device="cpu")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path}: its adapter cannot be read ({str(error).splitlines()[0]})") from error
+    try:
+        refuse_lost_file(weights)
+    except LostWeights as error:
+        raise UserError(f"{path / ADAPTER_FILE}: {error}") from error
     config.inference_mode = True
     config.base_model_name_or_path = base.model.name_or_path  # where the base lies now; its content has been compared
-    model = get_peft_model(base.model, config)
+    with warnings.catch_warnings():
+        # peft takes AdaLoRA's record of pruned ranks, which it reads two lines below, for names of modules.
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
+        model = get_peft_model(base.model, config)
     differing = set(get_peft_model_state_dict(model)) ^ set(weights)
     loaded = set_peft_model_state_dict(model, weights)
-    problems = sorted({*loaded.unexpected_keys, *differing})
+    # peft reads a learned prompt by itself and still calls it unexpected; `differing` has looked at it.
+    problems = sorted({*loaded.unexpected_keys, *differing} - ({_PROMPT} - differing))
     if problems:
         raise UserError(f"{path}: {ADAPTER_FILE} does not fit its configuration (first: {problems[0]})")
     return model

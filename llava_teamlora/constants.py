@@ -9,8 +9,11 @@ IMAGE_TOKEN = "<image>"
 IMAGE_TOKEN_INDEX = -200
 """Stands for one whole picture in token ids before it is expanded to its patches (LLaVA's own number)."""
 
-LANGUAGE_MODEL_FFN = r".*language_model\.layers\.\d+\.mlp\.(gate|up|down)_proj"
-"""Target pattern: the language model's FFN linears, and never those of the vision tower."""
-
 PROJECTOR = "multi_modal_projector"
 """Module name of the projector in transformers' LLaVA."""
+
+ROUTING_FILE = "routing.jsonl"
+"""Routing statistics in a run folder; docs/telemetry.md says what its lines hold."""
+
+ROUTING_FORMAT = 1
+"""Version of its lines."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llava_teamlora.errors import UserError
@@ -29,3 +32,36 @@ def write_atomically(path: Path, text: str) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Make a folder that appears with all its files or not at all.
+
+    Yields:
+        A folder aside to write into; on leaving the context it becomes `path`, after an error it is removed.
+
+    Raises:
+        UserError: `path` is a file or holds something already, or it cannot be written.
+    """
+    refuse_used_folder(path)
+    aside: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        yield aside
+        os.chmod(aside, 0o755)
+        os.replace(aside, path)  # an empty folder may lie there
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_used_folder(path: Path) -> None:
+    """Raise UserError unless `path` is free or an empty folder."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        raise UserError(f"{path}: is there already; choose another --output, nothing is overwritten")

@@ -1,7 +1,8 @@
 """Samples -> one padded batch.
 
 In: dicts of :class:`ConversationDataset`. Out: ``input_ids``, ``labels``, ``attention_mask`` ``[B, T]`` and, if
-any sample has a picture, ``pixel_values [N, 3, H, W]`` in the order of the image tokens.
+any sample has a picture, ``pixel_values [N, 3, H, W]`` in the order of the image tokens; if any has a task tag,
+``task [B]``, its index or -1, which is for the trainer and not for the model.
 """
 
 from __future__ import annotations
@@ -40,4 +41,6 @@ class Collator:
         pixels = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
         if pixels:
             batch["pixel_values"] = torch.cat(pixels)
+        if any("task" in sample for sample in samples):
+            batch["task"] = torch.stack([sample.get("task", torch.tensor(-1)) for sample in samples])
         return batch

@@ -1,7 +1,7 @@
 """Records -> training samples, one at a time.
 
 In: checked records, a template, a tokenizer, an image processor. Out: dicts of ``input_ids [T]``, ``labels [T]``
-and, for records with pictures, ``pixel_values [n, 3, H, W]``.
+and, for records with pictures, ``pixel_values [n, 3, H, W]``; for records with a task tag ``task []``, its index.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ class ConversationDataset(Dataset):
         vision: None for a text-only model.
         image_folder: folder the records' picture paths are relative to.
 
+    Attributes:
+        tasks: the records' task tags, each once, in alphabetical order.
+
     Raises:
         UserError: a record has a picture but the model takes none.
     """
@@ -77,6 +80,7 @@ class ConversationDataset(Dataset):
         self.max_length = max_length
         self.vision = vision
         self.image_folder = Path(image_folder) if image_folder is not None else None
+        self.tasks = tuple(sorted({record.task for record in records if record.task is not None}))
         with_picture = next((record for record in records if record.images), None)
         if with_picture is not None and (vision is None or self.image_folder is None):
             lacks = "the model takes no pictures" if vision is None else "no --image_folder is given"
@@ -118,6 +122,8 @@ class ConversationDataset(Dataset):
         }
         if record.images:
             sample["pixel_values"] = torch.stack([self._pixels(record, name) for name in record.images])
+        if record.task is not None:
+            sample["task"] = torch.tensor(self.tasks.index(record.task))
         return sample
 
     def _pixels(self, record: Record, name: str) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """LLaVA's JSON on disk -> checked records in memory.
 
-In: a path to a JSON list (or JSON lines) of ``{id, image?: str | [str], conversations: [{from, value}]}``.
+In: a path to a JSON list (or JSON lines) of ``{id, image?: str | [str], conversations: [{from, value}], task?: str}``.
 Out: a list of :class:`Record`. Everything that can be known without opening a picture is checked here, so
 that a bad record is refused before a model is loaded. Format: LLaVA, ``docs/Finetune_Custom_Data.md``.
 """
@@ -39,6 +39,7 @@ class Record:
         images: picture paths as written, relative to the image folder. Empty for a text-only record.
         turns: human, gpt, human, gpt, …; always an even number, at least two.
         image_turn: index of the turn in front of which the pictures stand; None for a text-only record.
+        task: a tag that routing statistics are split by (our addition to LLaVA's format); None if there is none.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Record:
     images: tuple[str, ...]
     turns: tuple[Turn, ...]
     image_turn: int | None
+    task: str | None = None
 
     @property
     def where(self) -> str:
@@ -130,7 +132,7 @@ def parse_record(row: Any, *, source: str, index: int) -> Record:
     marked = [(position, count) for position, count in markers if count]
     image_turn = _check_markers(marked, images, raw_turns, here)
     turns = tuple(_without_marker(turn) for turn in raw_turns)
-    return Record(source, index, identity, images, turns, image_turn)
+    return Record(source, index, identity, images, turns, image_turn, _parse_task(row, here))
 
 
 def _without_marker(turn: Turn) -> Turn:
@@ -148,6 +150,15 @@ def _parse_images(row: dict[str, Any], here: str) -> tuple[str, ...]:
     if not isinstance(images, list) or not images or not all(isinstance(i, str) and i for i in images):
         raise UserError(f"{here}: 'image' must be a path or a non-empty list of paths, found {value!r}")
     return tuple(images)
+
+
+def _parse_task(row: dict[str, Any], here: str) -> str | None:
+    task = row.get("task")
+    if task is None:
+        return None
+    if not isinstance(task, str) or not task.strip() or task != task.strip() or not task.isprintable():
+        raise UserError(f"{here}: 'task' must be a name (one line of text without spaces around it), found {task!r}")
+    return task
 
 
 def _parse_conversations(row: dict[str, Any], here: str) -> list[Turn]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import transformers
 import yaml
 from transformers import HfArgumentParser
 
-from llava_teamlora.constants import LANGUAGE_MODEL_FFN
+from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError, nearest
@@ -80,17 +81,33 @@ class ModelArguments:
 class MethodArguments:
     """How it is tuned."""
 
-    method: str = _help(f"One of: {', '.join(METHODS)}.", "teamlora")
-    r: int | None = _help("Rank; of one expert for routed methods (default 8).", None)
+    method: str = _help(
+        "; ".join(f"{m.name}: {m.summary.partition(': ')[2] or m.summary}" for m in METHODS.values()), "teamlora"
+    )
+    r: int | None = _help("Rank; of one expert for routed methods, at the start for adalora (default 8; 12).", None)
     alpha: float | None = _help("The update is scaled by alpha / r (default 16).", None)
     dropout: float | None = _help("Dropout on the adapter's input (default 0).", None)
     num_experts: int | None = _help("Experts k of a routed method (default 4).", None)
     router_hidden: int | None = _help("Hidden width of an MLP router; unset is a linear one.", None)
-    interaction_init: str | None = _help("TeamLoRA: uniform, literal or identity (default uniform).", None)
-    train_interaction: bool | None = _help("TeamLoRA: learn the interaction matrix (default True).", None)
+    interaction_init: str | None = _help(
+        "Routed methods: how the interaction matrix starts: uniform, literal or identity (default: uniform for "
+        "teamlora, identity for the others).",
+        None,
+    )
+    train_interaction: bool | None = _help(
+        "Routed methods: learn the interaction matrix (default: True for teamlora, False for the others).", None
+    )
     balance_loss_coef: float | None = _help("Weight of the load-balance loss (default 0).", None)
     router_z_loss_coef: float | None = _help("Weight of the router z-loss (default 0).", None)
-    target_modules: str = _help("Regex of the linears that carry the adapter.", LANGUAGE_MODEL_FFN)
+    mixer_init: str | None = _help("moslora: kaiming or orthogonal (default kaiming).", None)
+    target_r: int | None = _help("adalora: average rank at the end (default two thirds of r).", None)
+    num_virtual_tokens: int | None = _help("prompt_tuning: length of the learned prompt (default 20).", None)
+    target_modules: str | None = _help(
+        "Regex of the linears that carry the adapter (default: the language model's FFN; for ia3 its keys, values and "
+        "down projections).",
+        None,
+    )
+    feedforward_modules: str | None = _help("ia3: regex of the targets whose input is scaled.", None)
     match_params: str | None = _help(
         "Choose the rank so that the adapter's parameters equal another method's to within one percent, "
         "e.g. teamlora:r=8,num_experts=4",
@@ -105,15 +122,15 @@ class MethodArguments:
             raise UserError("--match_params chooses the rank: drop --r")
         self.matched()
         try:
-            METHODS[self.method].build(self.options())
+            METHODS[self.method].build(self.options((PROJECTOR,)), _MODEL_TYPE)
         except ValueError as error:
             raise UserError(str(error)) from error
 
     def options(self, modules_to_save: tuple[str, ...] | None = None) -> AdapterOptions:
         """What was said of the adapter."""
-        names = {f.name for f in dataclasses.fields(AdapterOptions)} - {"modules_to_save"}
+        names = {f.name for f in dataclasses.fields(AdapterOptions)} & {f.name for f in dataclasses.fields(self)}
         said = {name: getattr(self, name) for name in names}
-        return AdapterOptions(modules_to_save=modules_to_save, **said)
+        return _scheduled(self.method, AdapterOptions(modules_to_save=modules_to_save, **said))
 
     def matched(self) -> tuple[str, AdapterOptions] | None:
         """Method and options that ``--match_params`` names; None when it is not given.
@@ -126,7 +143,7 @@ class MethodArguments:
         name, _, rest = self.match_params.partition(":")
         if name not in METHODS:
             raise UserError(f"--match_params: {name!r} is not one of {', '.join(METHODS)}{nearest(name, METHODS)}")
-        options: dict[str, Any] = {"target_modules": self.target_modules}
+        options: dict[str, Any] = {}
         for pair in filter(None, rest.split(",")):
             key, _, value = pair.partition("=")
             if key not in METHODS[name].options or not value.isdecimal():
@@ -135,11 +152,26 @@ class MethodArguments:
                     "write e.g. teamlora:r=8"
                 )
             options[key] = int(value)
+        if self.target_modules is not None and {"r", "target_modules"} <= set(METHODS[name].options):
+            options["target_modules"] = self.target_modules
+        matched = _scheduled(name, AdapterOptions(**options))
         try:
-            METHODS[name].build(AdapterOptions(**options))
+            config = METHODS[name].build(matched, _MODEL_TYPE)
         except ValueError as error:
             raise UserError(f"--match_params {self.match_params!r}: {error}") from error
-        return name, AdapterOptions(**options)
+        if config is None:
+            raise UserError(f"--match_params {self.match_params!r}: {name} has no adapter to match")
+        return name, matched
+
+
+_MODEL_TYPE = "llava"
+
+
+def _scheduled(method: str, options: AdapterOptions) -> AdapterOptions:
+    """Give AdaLoRA some number of steps; the true one is set when training starts (training/adalora.py)."""
+    if "total_step" not in METHODS[method].options:
+        return options
+    return dataclasses.replace(options, total_step=1000)
 
 
 @dataclass
@@ -162,6 +194,12 @@ class TrainingArguments(transformers.TrainingArguments):
     output_dir: str = _help("Run folder; checkpoints go into it too.")
     learning_rate: float = _help("Peak learning rate of the adapter.", 2e-4)
     mm_projector_lr: float | None = _help("Peak learning rate of the projector; unset: --learning_rate.", None)
+    group_lr: str | None = _help(
+        "Peak learning rates of parts of the adapter, e.g. B=4e-4,router=1e-3. Parts: A, B, router, interaction, "
+        "mixer, projector; what is not named has --learning_rate.",
+        None,
+    )
+    group_weight_decay: str | None = _help("Weight decay of parts, e.g. router=0,interaction=0.1.", None)
     model_max_length: int = _help("Longest sample in tokens, pictures expanded.", 2048)
     group_by_modality_length: bool = _help("Batches of one modality and of like lengths.", False)
     num_train_epochs: float = _help("Passes over the data.", 1.0)
@@ -175,11 +213,19 @@ class TrainingArguments(transformers.TrainingArguments):
     prediction_loss_only: bool = _help("Validation computes the loss alone.", True)
     logging_nan_inf_filter: bool = _help("Hide a loss that is not finite.", False)
     overwrite_output_dir: bool = _help("Start anew where a run lies already.", False)
+    routing_telemetry_steps: int = _help(
+        "Every so many steps write what the routers did to routing.jsonl in the run folder; 0 is off.", 0
+    )
     dry_run: bool = _help("Show what would be trained on what, and stop.", False)
 
     def __post_init__(self) -> None:
         if self.mm_projector_lr is not None and self.mm_projector_lr < 0:
             raise UserError(f"--mm_projector_lr {self.mm_projector_lr} must not be negative")
+        if "projector" in self.learning_rates() and self.mm_projector_lr is not None:
+            raise UserError("--mm_projector_lr and --group_lr projector=… are the same: give one of them")
+        self.weight_decays()
+        if self.routing_telemetry_steps < 0:
+            raise UserError(f"--routing_telemetry_steps {self.routing_telemetry_steps} must not be negative; 0 is off")
         for name in ("model_max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
@@ -195,6 +241,36 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
         super().__post_init__()
+
+    def learning_rates(self) -> dict[str, float]:
+        """Peak learning rates of the parts that ``--group_lr`` names.
+
+        Raises:
+            UserError: not of the form ``part=number,…``.
+        """
+        return _numbers("group_lr", self.group_lr)
+
+    def weight_decays(self) -> dict[str, float]:
+        """Weight decays of the parts that ``--group_weight_decay`` names.
+
+        Raises:
+            UserError: not of the form ``part=number,…``.
+        """
+        return _numbers("group_weight_decay", self.group_weight_decay)
+
+
+def _numbers(flag: str, text: str | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pair in filter(None, (text or "").split(",")):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if name in found or not (number >= 0 and math.isfinite(number)):
+            raise UserError(f"--{flag} {text!r}: {pair!r} is not part=number with a number >= 0, each part once")
+        found[name] = number
+    return found
 
 
 # What is asked of one start of the program and is no property of the run.

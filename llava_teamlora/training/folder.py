@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.checkpoint import RUN_FILE, RunCard, read_run_card
+from llava_teamlora.constants import ROUTING_FILE
 from llava_teamlora.errors import UserError
 from llava_teamlora.training.arguments import Arguments
 
@@ -25,8 +26,10 @@ _OWN_FILES = {
     RUN_FILE, STAGING, _TRAINER_STATE, "summary.json", "runs", "evaluation", "README.md", "training_args.bin",
     "adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json", "processor_config.json",
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json", "config.json", ROUTING_FILE,
 }  # fmt: skip
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+"""A whole model's, after full fine-tuning."""
 
 # Flags that decide where and how a run is shown or kept, not what it computes.
 _MAY_DIFFER = {
@@ -140,7 +143,7 @@ def _is_own(path: Path, in_run: bool) -> bool:
     if _CHECKPOINT.fullmatch(path.name):
         return (path / RUN_FILE).is_file()
     if in_run or path.name == STAGING:
-        return path.name in _OWN_FILES
+        return path.name in _OWN_FILES or _WEIGHTS.fullmatch(path.name) is not None
     inside = [file for file in path.rglob("*") if not file.is_dir()]
     return path.name == "runs" and all(file.name.startswith("events.out.tfevents.") for file in inside)
 
@@ -148,7 +151,7 @@ def _is_own(path: Path, in_run: bool) -> bool:
 def adopt(checkpoint: Path, output: Path) -> None:
     """Make a checkpoint's model the run's own, as when a run stopped between its last step and its end."""
     for path in checkpoint.iterdir():
-        if path.name in _OWN_FILES - {RUN_FILE}:
+        if path.name in _OWN_FILES - {RUN_FILE} or _WEIGHTS.fullmatch(path.name):
             shutil.copy2(path, output / path.name)
 
 

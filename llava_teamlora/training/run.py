@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import Progress
-from transformers import TrainerState, set_seed
+from transformers import PreTrainedModel, TrainerState, set_seed
 
 from llava_teamlora.checkpoint import RunCard, library_versions, read_run_card, write_run_card
 from llava_teamlora.data.collator import Collator
@@ -33,6 +33,7 @@ from llava_teamlora.training.adapt import adapt, start_deepspeed
 from llava_teamlora.training.arguments import Arguments, parse_arguments
 from llava_teamlora.training.folder import Start, adopt, find_start, last_checkpoint, prepare
 from llava_teamlora.training.preview import show_preview
+from llava_teamlora.training.telemetry import check_telemetry
 from llava_teamlora.training.trainer import LlavaTrainer
 from llava_teamlora.tuners.budget import count_trainable
 
@@ -56,6 +57,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     console = Console(quiet=not arguments.training.should_log, highlight=False, soft_wrap=True)
     _refuse_data_parallel(arguments)
     records, validation = _load_data(arguments, console)
+    check_telemetry(arguments, records)
     identity = _identity(arguments)
     start = Start() if arguments.training.dry_run else find_start(arguments, identity)
     if start.finished:
@@ -99,7 +101,7 @@ def _refuse_data_parallel(arguments: Arguments) -> None:
 
 
 def _trainer(
-    model: PeftModel,
+    model: PeftModel | PreTrainedModel,
     base: Base,
     datasets: list[ConversationDataset],
     card: RunCard,
@@ -212,6 +214,10 @@ def _train(trainer: LlavaTrainer, checkpoint: Path | None) -> None:
     """Train; the clock of a resumed run starts where its checkpoint's stopped."""
     if checkpoint is not None:
         trainer.seconds_before = read_run_card(checkpoint).results["train_seconds"]
+        if trainer.adalora is not None:
+            trainer.adalora.resumed = checkpoint
+    if trainer.telemetry is not None:
+        trainer.telemetry.begin(checkpoint)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except UserError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,17 +17,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from transformers import Trainer, TrainerCallback
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from llava_teamlora.checkpoint import RunCard, write_run_card
-from llava_teamlora.constants import PROJECTOR
+from llava_teamlora.checkpoint import ADAPTER_FILE, RunCard, write_run_card
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.sampler import ModalityLengthSampler
 from llava_teamlora.errors import UserError
+from llava_teamlora.training.adalora import AdaLoraSchedule
 from llava_teamlora.training.arguments import TrainingArguments
 from llava_teamlora.training.folder import STAGING, last_checkpoint
+from llava_teamlora.training.groups import has_groups, learning_rates, parameter_groups
+from llava_teamlora.training.telemetry import RoutingLog
+from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
 
 class LlavaTrainer(Trainer):
@@ -46,6 +50,14 @@ class LlavaTrainer(Trainer):
         self.image_processor = image_processor
         self.interruption = Interruption()
         self.add_callback(self.interruption)
+        self.adalora: AdaLoraSchedule | None = None
+        if card.method == "adalora":
+            self.adalora = AdaLoraSchedule(kwargs["model"], self.args)
+            self.add_callback(self.adalora)
+        self.telemetry: RoutingLog | None = None
+        if self.args.routing_telemetry_steps:
+            self.telemetry = RoutingLog(kwargs["model"], kwargs["train_dataset"], self.args)
+            self.add_callback(self.telemetry)
         self.seconds_before = 0.0
         self._staging = False
 
@@ -71,36 +83,27 @@ class LlavaTrainer(Trainer):
     # Learning rates ---------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW (or ``--optim``) over groups {adapter, projector} x {decayed, not decayed}."""
-        if self.optimizer is None and self.args.mm_projector_lr is not None:
+        """AdamW (or ``--optim``); parts that have their own settings stand in groups of their own."""
+        if self.optimizer is None and has_groups(self.args):
             target: Any = self.model if model is None else model
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
-            self.optimizer = optimizer_class(self._parameter_groups(target), **kwargs)
+            decayed = set(self.get_decay_parameter_names(target))
+            groups = parameter_groups(target.named_parameters(), decayed, self.args)
+            self.first_peak: float = groups[0]["lr"]
+            self.optimizer = optimizer_class(groups, **kwargs)
             return self.optimizer
         return super().create_optimizer(model)
 
-    def _parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        decayed = set(self.get_decay_parameter_names(model))
-        rates = {False: self.args.learning_rate, True: self.args.mm_projector_lr}
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        groups = [
-            {
-                "params": [p for name, p in trained if (PROJECTOR in name) == projector and (name in decayed) == decay],
-                "weight_decay": self.args.weight_decay if decay else 0.0,
-                "lr": rates[projector],
-                "name": f"{'projector' if projector else 'adapter'}{'' if decay else ', no decay'}",
-            }
-            for projector in (False, True)
-            for decay in (True, False)
-        ]
-        return [group for group in groups if group["params"]]
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the projector's learning rate to every training log line."""
-        if "learning_rate" in logs and self.args.mm_projector_lr is not None and self.args.learning_rate > 0:
-            # All groups follow one schedule from their own peaks.
-            share = logs["learning_rate"] / self.args.learning_rate
-            logs["projector_learning_rate"] = share * self.args.mm_projector_lr
+        """Add to a training log line the learning rates of parts, and the newest routing scalars."""
+        if "learning_rate" in logs and has_groups(self.args) and self.first_peak > 0:
+            # All groups follow one schedule from their own peaks; the Trainer logs the first group's.
+            share = logs["learning_rate"] / self.first_peak
+            logs["learning_rate"] = share * self.args.learning_rate
+            for part, rate in learning_rates(self.args).items():
+                logs[f"{part}_learning_rate"] = share * rate
+        if "loss" in logs and self.telemetry is not None:
+            logs.update(self.telemetry.take_scalars())
         super().log(logs, *args, **kwargs)
 
     # Text-only batches ------------------------------------------------------------------------------------
@@ -115,7 +118,11 @@ class LlavaTrainer(Trainer):
         """
         if num_items_in_batch is not None:
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        task = inputs.get("task")
+        inputs = {name: value for name, value in inputs.items() if name != "task"}  # the model takes no such thing
+        watched = self.telemetry.observe(inputs, task) if self.telemetry is not None and model.training else None
+        with watched or nullcontext():
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if "pixel_values" in inputs or not model.training:
             return result
         nothing = self._unused_projector_output(model)
@@ -152,7 +159,11 @@ class LlavaTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
+            if self.telemetry is not None:
+                self.telemetry.save(staging / name)
             if self.is_world_process_zero():
+                if self.adalora is not None:
+                    self.adalora.save(staging / name)
                 results = {**self.card.results, "train_seconds": round(self.train_seconds, 1)}
                 write_run_card(staging / name, replace(self.card, results=results))
                 shutil.rmtree(run / name, ignore_errors=True)
@@ -170,21 +181,51 @@ class LlavaTrainer(Trainer):
             )
         self.accelerator.wait_for_everyone()
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load an adapter as the Trainer does; a whole model by `from_pretrained`, which knows its keys' names.
+
+        The Trainer's own way compares the file's keys with the model's, and for a LLaVA none of them are equal: it
+        would warn and go on from the base.
+        """
+        target = self.model if model is None else model
+        if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype="auto")
+        target.load_state_dict(saved.state_dict(), strict=True)
+        return None
+
     def _explained(self, error: Exception, run: Path, name: str) -> Exception:
         """A failed save in words: it is nearly always the disk. The half-written folder is removed."""
         shutil.rmtree(run / STAGING, ignore_errors=True)
         last = last_checkpoint(run)
         kept = f"{last.name} is whole" if last else "there is no earlier checkpoint"
         reason = str(error).strip().splitlines()[0]
+        mend = "Mend that" if isinstance(error, UserError) else "Make room (or check the folder's rights)"
         return UserError(
-            f"{run / name}: cannot be saved ({reason}); {kept}. Make room (or check the folder's rights) and run "
-            "the same command again: it goes on from there"
+            f"{run / name}: cannot be saved ({reason}); {kept}. {mend} and run the same command again: it goes on from "
+            "there"
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        with self.adalora.saving(whole=self._staging) if self.adalora is not None else nullcontext():
+            self._save_whole(output_dir, state_dict)
         if self.args.should_save:
             self.image_processor.save_pretrained(output_dir or self.args.output_dir)
+
+    def _save_whole(self, output_dir: str | None, state_dict: dict | None) -> None:
+        """Save, and look at what was written: a sharded model's weights can be lost on the way without a word.
+
+        Raises:
+            UserError: if they were; the file is removed.
+        """
+        path = Path(output_dir or str(self.args.output_dir)) / ADAPTER_FILE
+        try:
+            super()._save(output_dir, state_dict)
+            if self.args.should_save and path.is_file():
+                refuse_lost_file(load_file(path))
+        except LostWeights as error:
+            path.unlink(missing_ok=True)
+            raise UserError(f"{path.name}: {error}") from error
 
 
 class SetEpoch(TrainerCallback):

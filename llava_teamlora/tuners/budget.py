@@ -1,6 +1,6 @@
 """Parameter budgets: what a model trains, and the rank at which a method trains a given number of parameters.
 
-In: a model or the shapes of its adapted linears. Out: a table, or a rank. Only shapes are read: nothing is
+In: a model, or the sites of an adapter on it. Out: a table, or a rank. Only shapes are read: nothing is
 allocated, and a model on the meta device will do. Percentages are of the base model's parameters, as in the paper's
 Table 2.
 """
@@ -9,20 +9,21 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
-from peft import PeftConfig
+from peft import PeftConfig, PromptEmbedding, PromptTuningConfig
 from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _maybe_include_all_linear_layers,
     check_target_module_exists,
 )
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from llava_teamlora.tuners import METHODS, AdapterOptions
 from llava_teamlora.tuners.low_rank.layer import linear_shape
 from llava_teamlora.tuners.low_rank.targets import FFN_TARGETS
+from llava_teamlora.tuners.method import Site
 
-Shapes = Sequence[tuple[int, int]]
 TOLERANCE = 0.01
 
 
@@ -75,7 +76,7 @@ def count_trainable(model: nn.Module) -> ParameterTable:
     base = 0
     added = _added_parameters(model)
     for name, parameter in model.named_parameters():
-        numel = _numel(parameter)
+        numel = count_elements(parameter)
         group = added.get(name)
         if group is None:
             base += numel
@@ -88,68 +89,116 @@ def count_trainable(model: nn.Module) -> ParameterTable:
     return ParameterTable(rows, sum(row.parameters for row in rows), base)
 
 
-def adapted_shapes(model: nn.Module, config: PeftConfig) -> list[tuple[int, int]]:
-    """Return (D_in, D_out) of the linears that the configuration's targets match in a model without adapters.
+def adapted_sites(model: nn.Module, config: PeftConfig) -> list[Site]:
+    """Return the modules that a configuration's adapter sits on, in a model without adapters.
 
     Raises:
-        ValueError: if they match none.
+        ValueError: if its targets match none.
     """
+    if isinstance(config, PromptTuningConfig):
+        embedding = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        return [Site("input embedding", embedding.num_embeddings, embedding.embedding_dim)]
+    if getattr(config, "target_modules", None) == DUMMY_TARGET_MODULES:
+        return []
     matcher = copy(config)
     if getattr(matcher, "target_modules", None) is None:
-        model_type = str(getattr(getattr(model, "config", None), "model_type", None))
-        if model_type not in FFN_TARGETS:
-            raise ValueError(f"set target_modules: those of model type {model_type!r} are not known")
-        matcher.target_modules = FFN_TARGETS[model_type]  # pyright: ignore[reportAttributeAccessIssue]
+        if _model_type(model) not in FFN_TARGETS:
+            raise ValueError(f"set target_modules: those of model type {_model_type(model)!r} are not known")
+        matcher.target_modules = FFN_TARGETS[str(_model_type(model))]  # pyright: ignore[reportAttributeAccessIssue]
     matcher = _maybe_include_all_linear_layers(matcher, model)
-    modules = [module for name, module in model.named_modules() if check_target_module_exists(matcher, name)]
-    if not modules:
+    found = [(name, module) for name, module in model.named_modules() if check_target_module_exists(matcher, name)]
+    if not found:
         raise ValueError(f"target_modules={getattr(matcher, 'target_modules', None)!r} matches no module of the model")
-    return [linear_shape(module) for module in modules]
+    return [Site(name, *linear_shape(module)) for name, module in found]
 
 
-def count_adapter(method: str, options: AdapterOptions, where: nn.Module | Shapes) -> int:
-    """Return how many parameters a method's adapter trains, without making it.
+def count_adapter(method: str, options: AdapterOptions, where: nn.Module | Sequence[Site]) -> int:
+    """Return how many parameters a method's adapter trains, without making it; modules_to_save are not counted.
 
     Args:
         method: a key of METHODS.
         options: its options.
-        where: a model without adapters, or the (D_in, D_out) of each adapted linear.
+        where: a model without adapters, or the adapter's sites.
+
+    Raises:
+        ValueError: if the options do not fit the method, or match nothing in the model.
     """
-    config = METHODS[method].build(options)
-    shapes = adapted_shapes(where, config) if isinstance(where, nn.Module) else where
-    return sum(METHODS[method].count(config, d_in, d_out) for d_in, d_out in shapes)
+    config = METHODS[method].build(options, _model_type(where))
+    if config is None:
+        return 0
+    sites = adapted_sites(where, config) if isinstance(where, nn.Module) else where
+    return METHODS[method].count(config, sites)
 
 
-def match_rank(method: str, options: AdapterOptions, where: nn.Module | Shapes, target: int) -> int:
-    """Return the rank at which a method's adapter trains the number of parameters nearest to `target`.
+def match_rank(
+    method: str, options: AdapterOptions, where: nn.Module | Sequence[Site], target: int, beside: int = 0
+) -> AdapterOptions:
+    """Choose the rank at which a method's adapter trains the number of parameters nearest to `target`.
+
+    Where no one rank comes within 1 %, the first linears get one rank more than the rest (`rank_pattern`), as many as
+    it takes.
 
     Args:
         method: a key of METHODS.
-        options: its options; `r` is not used.
-        where: a model without adapters, or the (D_in, D_out) of each adapted linear.
+        options: its options; `r` and `rank_pattern` are not used.
+        where: a model without adapters, or the adapter's sites.
         target: number of trainable adapter parameters wanted.
+        beside: number of parameters that are trained beside the adapter anyway; 1 % is meant of the sum.
 
     Returns:
-        The rank, >= 1.
+        The options with the rank.
 
     Raises:
-        ValueError: if the nearest rank misses the target by more than 1 %.
+        ValueError: if the method has no rank, or misses the target by more than 1 % with every rank it can have.
     """
-    one = replace(options, r=1)
-    config = METHODS[method].build(one)
-    shapes = adapted_shapes(where, config) if isinstance(where, nn.Module) else where
-    first = count_adapter(method, one, shapes)
-    step = count_adapter(method, replace(options, r=2), shapes) - first
-    # Every method's count is linear in r: first + (r - 1) * step.
-    rank = max(1, 1 + round((target - first) / step))
-    reached = first + (rank - 1) * step
-    if abs(reached - target) > TOLERANCE * target:
+    chosen = METHODS[method]
+    if "r" not in chosen.options:
         raise ValueError(
-            f"no rank of {method!r} comes within 1 % of {target:,} trainable parameters: the nearest, r={rank}, "
-            f"trains {reached:,} ({100 * (reached - target) / target:+.1f} %), and one rank more or less is "
-            f"{step:,}; choose another target, or options (such as num_experts) with a finer step"
+            f"method {method!r} has no rank to choose: run it as it is, its number of parameters stands in the table"
         )
-    return rank
+    options = replace(options, rank_pattern=None)
+    model_type = _model_type(where)
+    if isinstance(where, nn.Module):
+        config = chosen.build(replace(options, r=chosen.least_r), model_type)
+        sites = adapted_sites(where, config) if config is not None else []
+    else:
+        sites = where
+
+    def count(rank: int, more: int = 0) -> int:
+        config = chosen.build(_ranked(options, sites, rank, more), model_type)
+        return chosen.count(config, sites) if config is not None else 0
+
+    # A count grows with the rank: bracket the target, then halve the bracket.
+    low, high = chosen.least_r, chosen.least_r + 1
+    while count(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < target else (low, middle)
+    found = [(low, 0), (high, 0)]
+    allowed = TOLERANCE * (target + beside)
+    if min(abs(count(*each) - target) for each in found) > allowed and "rank_pattern" in chosen.options:
+        found += [(low, more) for more in range(1, len(sites))]
+    best = min(found, key=lambda each: abs(count(*each) - target))
+    reached = count(*best)
+    if abs(reached - target) > allowed:
+        wanted = target + beside
+        raise ValueError(
+            f"no rank of {method!r} comes within 1 % of {wanted:,} trainable parameters: the nearest, r={best[0]}, "
+            f"trains {reached + beside:,} ({100 * (reached - target) / wanted:+.1f} %); choose another target, options "
+            "(such as num_experts) with a finer step, or set that rank yourself"
+        )
+    return _ranked(options, sites, *best)
+
+
+def _ranked(options: AdapterOptions, sites: Sequence[Site], rank: int, more: int) -> AdapterOptions:
+    """Options at a rank, the first `more` sites at one rank higher."""
+    pattern = {site.name: rank + 1 for site in sites[:more]}
+    return replace(options, r=rank, rank_pattern=pattern or None)
+
+
+def _model_type(model: object) -> str | None:
+    return getattr(getattr(model, "config", None), "model_type", None)
 
 
 def _added_parameters(model: nn.Module) -> dict[str, str]:
@@ -158,11 +207,13 @@ def _added_parameters(model: nn.Module) -> dict[str, str]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, BaseTunerLayer):
-            for weight in module.adapter_layer_names:
+            # AdaLoRA keeps a parameter that is not trained among the others.
+            for weight in (*module.adapter_layer_names, *module.other_param_names):
                 held = getattr(module, weight, None)
                 if isinstance(held, nn.Module):
-                    names = (name for name, _ in held.named_parameters())
-                    added.update({f"{prefix}{weight}.{name}": f"adapter {weight}" for name in names})
+                    added.update({f"{prefix}{weight}.{n}": f"adapter {weight}" for n, _ in held.named_parameters()})
+        elif isinstance(module, PromptEmbedding):
+            added.update({f"{prefix}{n}": "adapter virtual tokens" for n, _ in module.named_parameters()})
         elif isinstance(module, AuxiliaryTrainingWrapper) and hasattr(module, "modules_to_save"):
             copies = module.modules_to_save
             assert isinstance(copies, nn.Module)
@@ -182,7 +233,7 @@ def _module_path(name: str) -> str:
     return ".".join(parts[:2]) or _clean(name)
 
 
-def _numel(parameter: nn.Parameter) -> int:
+def count_elements(parameter: nn.Parameter) -> int:
     """Count elements, also of DeepSpeed's partitioned and bitsandbytes' packed 4-bit weights."""
     numel = int(getattr(parameter, "ds_numel", parameter.numel()))
     if type(parameter).__name__ == "Params4bit":

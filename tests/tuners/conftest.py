@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from tiny_models import IMAGE_TOKEN, llama_config
-from transformers import CLIPVisionConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+from tiny_models import IMAGE_TOKEN, make_llama, make_llava
+from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_teamlora import TeamLoraConfig
 
@@ -20,40 +20,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Could not find a config file:UserWarning")
 
 
-@pytest.fixture
-def make_llama() -> Callable[[], LlamaForCausalLM]:
+@pytest.fixture(name="make_llama")
+def _make_llama() -> Callable[[], LlamaForCausalLM]:
     """Make the same tiny Llama each time it is called."""
-
-    def make() -> LlamaForCausalLM:
-        torch.manual_seed(0)
-        return LlamaForCausalLM(llama_config()).eval()
-
-    return make
+    return make_llama
 
 
-@pytest.fixture
-def make_llava() -> Callable[[], LlavaForConditionalGeneration]:
-    """Make the same tiny LLaVA each time: 4 patches a picture, whose vision tower has fc1 and fc2."""
-
-    def make() -> LlavaForConditionalGeneration:
-        torch.manual_seed(0)
-        vision = CLIPVisionConfig(
-            hidden_size=8,
-            intermediate_size=12,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=8,
-            patch_size=4,
-            projection_dim=8,
-        )
-        config = LlavaConfig(vision_config=vision, text_config=llama_config(), image_token_index=IMAGE_TOKEN)
-        return LlavaForConditionalGeneration(config).eval()
-
-    return make
+@pytest.fixture(name="make_llava")
+def _make_llava() -> Callable[[], LlavaForConditionalGeneration]:
+    """Make the same tiny LLaVA each time it is called."""
+    return make_llava
 
 
 @pytest.fixture
-def make_random(make_llama: Callable[[], LlamaForCausalLM]) -> Callable[..., PeftModel]:
+def make_random() -> Callable[..., PeftModel]:
     """Make a tiny Llama whose TeamLoRA adapter is random in every weight, so that it has an effect."""
 
     def make(**fields: object) -> PeftModel:

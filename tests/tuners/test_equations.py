@@ -5,12 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor, nn
 
 from llava_teamlora import TeamLoraConfig
-from llava_teamlora.tuners.routed import routed_low_rank
-from llava_teamlora.tuners.routed.router import init_interaction
 from llava_teamlora.tuners.teamlora import TeamLoraLinear
 
 D_IN, D_OUT, K, R = 6, 5, 3, 2
@@ -134,42 +132,6 @@ def test_router_reads_its_input_without_dropout() -> None:
     x = torch.randn(4, D_IN, dtype=torch.float64)
     layer(x)
     torch.testing.assert_close(sink[0].logits, x @ layer.weight_module("router", "default").weight.T)
-
-
-@pytest.mark.parametrize("trained", [True, False])
-def test_identity_interaction_equals_moelora(trained: bool) -> None:
-    """MoELoRA's loop, equation 7: sum_i omega_i x A_i B_i with omega the router's softmax."""
-    layer = make_layer(interaction_init="identity", train_interaction=trained)
-    if trained:
-        with torch.no_grad():
-            init_interaction(layer.weight_module("interaction", "default").weight, "identity")
-    a, b, router = (layer.weight_module(n, "default").weight for n in ("A", "B", "router"))
-    x = torch.randn(4, D_IN, dtype=torch.float64)
-    omega = torch.softmax(x @ router.T, dim=-1)
-    experts = [x @ a[i * R : (i + 1) * R].T @ b[:, i * R : (i + 1) * R].T for i in range(K)]
-    expected = layer.get_base_layer()(x) + 7 / R * sum(omega[:, i : i + 1] * experts[i] for i in range(K))
-    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_one_expert_equals_peft_lora() -> None:
-    layer = make_layer(num_experts=1, interaction_init="identity", train_interaction=False)
-    lora = get_peft_model(OneLinear(), LoraConfig(r=R, lora_alpha=7, target_modules=["lin"])).base_model.model.lin
-    with torch.no_grad():
-        lora.get_base_layer().load_state_dict(layer.get_base_layer().state_dict())
-        lora.lora_A["default"].weight.copy_(layer.weight_module("A", "default").weight)
-        lora.lora_B["default"].weight.copy_(layer.weight_module("B", "default").weight)
-    x = torch.randn(4, D_IN, dtype=torch.float64)
-    torch.testing.assert_close(layer(x), lora(x), rtol=1e-12, atol=1e-12)
-
-
-def test_product_repeats_a_shared_projection() -> None:
-    """The product also computes HydraLoRA's form, one A for all experts."""
-    x, a = torch.randn(4, D_IN, dtype=torch.float64), torch.randn(R, D_IN, dtype=torch.float64)
-    b = [torch.randn(D_OUT, R, dtype=torch.float64) for _ in range(K)]
-    omega = torch.rand(4, K, dtype=torch.float64)
-    ours = routed_low_rank(x, lambda t: F.linear(t, a), lambda t: F.linear(t, torch.cat(b, dim=1)), omega, R, 1.5)
-    expected = 1.5 * sum(omega[:, i : i + 1] * (x @ a.T @ b[i].T) for i in range(K))
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("init", "high"), [("uniform", 1 / K), ("literal", 1.0), ("identity", 0.0)])

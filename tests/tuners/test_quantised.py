@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import OURS, Case
 from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-from llava_teamlora import TeamLoraConfig
 from llava_teamlora.tuners.budget import count_trainable
-from llava_teamlora.tuners.routed import routed_layers
+from llava_teamlora.tuners.low_rank import LowRankLinear
+from llava_teamlora.tuners.routed import RoutedConfig, RoutedModel
 
 pytest.importorskip("bitsandbytes")
 
@@ -36,17 +37,24 @@ def quantised(request: pytest.FixtureRequest, tmp_path: Path) -> LlamaForCausalL
     return LlamaForCausalLM.from_pretrained(tmp_path / "base", quantization_config=config, device_map="cpu").eval()
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_quantised_base(quantised: LlamaForCausalLM, ids: Tensor, tmp_path: Path) -> None:
+NOISY = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+METHODS_OF_OURS = [case for case in OURS if case.model == "llama"]
+
+
+@NOISY
+@pytest.mark.parametrize("case", METHODS_OF_OURS, ids=str)
+def test_quantised_base(quantised: LlamaForCausalLM, case: Case, ids: Tensor, tmp_path: Path) -> None:
+    """The base's output at the start, training of the adapter alone, saving, unloading and loading."""
     expected = logits_of(quantised, ids)
     parameters = sum(p.numel() for p in LlamaForCausalLM(quantised.config).parameters())
-    model = get_peft_model(quantised, TeamLoraConfig(r=2)).eval()
+    model = case.fresh(quantised)
     assert torch.equal(logits_of(model, ids), expected)
-    assert all(layer.quantization_backend is not None for layer in routed_layers(model))
-    assert "quantization_backend" in repr(routed_layers(model)[0])
+    layers = [module for module in model.modules() if isinstance(module, LowRankLinear)]
+    assert len(layers) == 3 and all(layer.quantization_backend is not None for layer in layers)
+    assert "quantization_backend" in repr(layers[0])
     assert count_trainable(model).base == parameters
 
-    base = {n: p.detach().clone() for n, p in model.named_parameters() if "teamlora_" not in n}
+    base = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=20.0)
     model.train()(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
@@ -63,12 +71,34 @@ def test_quantised_base(quantised: LlamaForCausalLM, ids: Tensor, tmp_path: Path
     torch.testing.assert_close(logits_of(loaded, ids), tuned, **close)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_prepared_for_training(quantised: LlamaForCausalLM, ids: Tensor) -> None:
+@NOISY
+@pytest.mark.parametrize("case", METHODS_OF_OURS, ids=str)
+def test_merging_into_a_quantised_base(quantised: LlamaForCausalLM, case: Case, ids: Tensor) -> None:
+    """What can be merged is, up to a second quantisation; what cannot is refused, and leaves the model as it was."""
+    model = case.random(quantised)
+    tuned = logits_of(model, ids)
+    if issubclass(case.tuner(), RoutedModel):
+        with pytest.raises(NotImplementedError, match="depends on the input"):
+            model.merge_and_unload()
+        assert torch.equal(logits_of(model, ids), tuned)
+        return
+    for layer in [module for module in model.modules() if isinstance(module, LowRankLinear)]:
+        wanted = (layer.get_base_weight() + layer.delta_weight("default")).detach()
+        layer.merge(safe_merge=True)
+        assert (layer.get_base_weight() - wanted).norm() < 0.12 * wanted.norm()
+    assert (logits_of(model, ids) - tuned).norm() < tuned.norm()
+
+
+@NOISY
+@pytest.mark.parametrize("case", METHODS_OF_OURS, ids=str)
+def test_prepared_for_training(quantised: LlamaForCausalLM, case: Case, ids: Tensor) -> None:
     options = {"use_reentrant": False}
     model = prepare_model_for_kbit_training(quantised, gradient_checkpointing_kwargs=options)
-    model = get_peft_model(model, TeamLoraConfig(r=2, balance_loss_coef=0.1)).train()
+    config = case.config()
+    if isinstance(config, RoutedConfig):
+        config.balance_loss_coef = 0.1
+    model = get_peft_model(model, config).train()
     model(input_ids=ids, labels=ids).loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
-    assert all(g.any() for n, g in gradients.items() if "teamlora_B" in n or "teamlora_router" in n)
+    assert all(g.any() for n, g in gradients.items() if f"{model.base_model.prefix}B" in n or "_router" in n)

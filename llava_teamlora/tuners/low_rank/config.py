@@ -2,10 +2,13 @@
 
 import math
 import re
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from peft import PeftConfig
+from peft.utils.other import get_pattern_key
+from typing_extensions import Self
 
 
 @dataclass
@@ -24,6 +27,7 @@ class LowRankConfig(PeftConfig):
         modules_to_save: names of modules that are trained in full and saved beside the adapter.
         layers_to_transform: indices of the layers to adapt; None for all. Needs `target_modules` as a list.
         layers_pattern: name of the model's layer list, where `layers_to_transform` cannot tell it.
+        rank_pattern: other ranks for some linears, by name (or its ending, or a regular expression for either).
         init_weights: True starts from the base model's own output; False makes every weight random, for tests.
 
     Raises:
@@ -48,6 +52,7 @@ class LowRankConfig(PeftConfig):
     layers_pattern: list[str] | str | None = field(
         default=None, metadata={"help": "Name of the model's layer list, for layers_to_transform."}
     )
+    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Other ranks, by module name."})
     init_weights: bool = field(default=True, metadata={"help": "False makes every weight random, for tests."})
 
     def __post_init__(self) -> None:
@@ -60,10 +65,28 @@ class LowRankConfig(PeftConfig):
         if self.modules_to_save is not None:
             self.modules_to_save = sorted(self.modules_to_save)  # a list: what peft writes and extends
         check_count("r", self.r, "the rank, of one expert where there are experts")
+        if not isinstance(self.rank_pattern, dict):
+            raise ValueError(f"rank_pattern must map names to ranks, got {self.rank_pattern!r}")
+        for name, rank in self.rank_pattern.items():
+            check_count(f"rank_pattern[{name!r}]", rank, "the rank of the linears of that name")
         check_range("alpha", self.alpha, "a number > 0 (the update is scaled by alpha / r)", above=0.0)
         check_range("dropout", self.dropout, "a probability in [0, 1)", least=0.0, below=1.0)
         check_flag("init_weights", self.init_weights)
         check_targets(self)
+
+    def at(self, name: str) -> Self:
+        """Return the configuration that holds for the linear of this name: `rank_pattern` applied."""
+        key = get_pattern_key(list(self.rank_pattern), name)
+        rank = self.rank_pattern.get(key, self.r)
+        if rank == self.r:
+            return self
+        there = copy(self)
+        there.r = rank
+        return there
+
+    def count_parameters(self, d_in: int, d_out: int) -> int:
+        """Return how many parameters the adapter trains on a linear of these widths."""
+        raise NotImplementedError
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from torch import nn
 
 from llava_teamlora.tuners.low_rank.config import LowRankConfig
@@ -34,6 +35,8 @@ def check_found(config: LowRankConfig, model: nn.Module, defaults: Sequence[str]
     # peft's own rule, which asks for no dot before the name.
     saved = [n for n in config.modules_to_save or () if n not in heads and not any(p.endswith(n) for p in paths)]
     _refuse("modules_to_save", saved, paths)
+    ranked = [n for n in config.rank_pattern if not any(get_pattern_key([n], p) == n for p in paths)]
+    _refuse("rank_pattern", ranked, paths)
     names = defaults if config.target_modules is None else config.target_modules
     if not targets or names is None or isinstance(names, str):
         return

@@ -6,6 +6,7 @@ adapters, scaling, merging, mixed dtypes, quantised bases) is met here.
 """
 
 import math
+import re
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llava_teamlora.tuners.low_rank.config import LowRankConfig
+from llava_teamlora.tuners.low_rank.lost import refuse_lost
 
 
 class LowRankLinear(nn.Module, BaseTunerLayer):
@@ -130,6 +132,18 @@ class LowRankLinear(nn.Module, BaseTunerLayer):
             if adapter in self.scaling:
                 result = result + self.update(adapter, x)
         return result.to(dtype)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Called by load_state_dict, before the weights below this layer are filled."""
+        held = {prefix + name: parameter for name, parameter in self.named_parameters()}
+        # An empty weight for an empty place: a process's own part, saved and loaded by ZeRO-3 itself.
+        coming = {
+            key: value
+            for key, value in state_dict.items()
+            if key.startswith(prefix + self.prefix) and not (key in held and held[key].numel() == 0)
+        }
+        refuse_lost(coming, re.escape(f"{self.prefix}A."))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     # Scale ------------------------------------------------------------------------------------------------
 

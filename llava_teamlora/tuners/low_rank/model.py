@@ -3,6 +3,7 @@
 In: a model and a configuration. Out: the same model, its targeted linears replaced by the method's layer.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from llava_teamlora.tuners.low_rank.config import LowRankConfig, check_targets
 from llava_teamlora.tuners.low_rank.found import check_found
 from llava_teamlora.tuners.low_rank.layer import LowRankLinear
+from llava_teamlora.tuners.low_rank.lost import REMEDY, LostWeights, is_writer, refuse_lost
 from llava_teamlora.tuners.low_rank.targets import FFN_TARGETS
 
 
@@ -82,17 +84,65 @@ class LowRankModel(BaseTuner):
         **unused: Any,
     ) -> None:
         assert isinstance(peft_config, LowRankConfig)
+        config = peft_config.at(current_key)
         if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config)
+            target.update_layer(adapter_name, config)
             return
         base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         check_linear(base, current_key)
         quantization = get_quantization_kwargs(self.model)
-        layer = self.tuner_layer_cls(target, adapter_name, peft_config, quantization=quantization)
+        layer = self.tuner_layer_cls(target, adapter_name, config, quantization=quantization)
         if adapter_name not in self.active_adapters:
             # An adapter added beside an active one is not trained until it is activated.
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        """Select the adapter's weights for a file; peft 0.21 and newer ask for it.
+
+        Raises:
+            LostWeights: if they are not whole. A process that does not write the file may lack them.
+        """
+        weights = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        if is_writer():
+            cls._refuse_lost(weights, f"adapter {adapter_name!r} cannot be saved: ")
+        return weights
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Rename what was read from a file to the model's names; peft 0.21 and newer ask for it.
+
+        Raises:
+            LostWeights: if none of it is the adapter's, or it is not whole.
+        """
+        renamed = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        own = {name: weight for name, weight in renamed.items() if cls.prefix in name}
+        cls._refuse_lost(own, f"adapter {adapter_name!r} cannot be loaded: ")
+        return renamed
+
+    @classmethod
+    def _refuse_lost(cls, weights: dict[str, Tensor], what: str) -> None:
+        if not weights:
+            raise LostWeights(f"{what}its weights ({cls.prefix}…) are not there: {REMEDY}")
+        try:
+            refuse_lost(weights, re.escape(f"{cls.prefix}A."))
+        except LostWeights as error:
+            raise LostWeights(f"{what}{error}") from error
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # peft's own also copies the weight over, which fails on unloading a module in modules_to_save that has none of
+        # its own (a projector). Our layers keep the module they wrap, and find its device themselves.
+        setattr(parent, child_name, new_module)
 
 
 def _refuse_mixed_batch(kwargs: dict[str, Any]) -> None:

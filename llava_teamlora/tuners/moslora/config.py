@@ -25,3 +25,7 @@ class MosLoraConfig(LowRankConfig):
         super().__post_init__()
         self.peft_type = add_peft_type("MOSLORA")
         check_choice("mixer_init", self.mixer_init, MIXER_INITS)
+
+    def count_parameters(self, d_in: int, d_out: int) -> int:
+        """Count A, B and the mixer."""
+        return self.r * (d_in + d_out) + self.r**2

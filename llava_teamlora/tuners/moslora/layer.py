@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_teamlora.tuners.low_rank.layer import LowRankLinear, init_projection
+from llava_teamlora.tuners.low_rank.lost import DownProjection
 from llava_teamlora.tuners.moslora.config import MosLoraConfig
 
 
@@ -24,7 +25,7 @@ class MosLoraLinear(LowRankLinear):
     def build_weights(self, config: MosLoraConfig) -> dict[str, nn.Module]:
         """Return a new adapter's weights; B starts at zero, so that the output is the base model's."""
         weights: dict[str, nn.Linear] = {
-            "A": nn.Linear(self.in_features, config.r, bias=False),
+            "A": DownProjection(self.in_features, config.r),
             "B": nn.Linear(config.r, self.out_features, bias=False),
             "mixer": nn.Linear(config.r, config.r, bias=False),
         }

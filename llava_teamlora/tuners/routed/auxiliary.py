@@ -65,7 +65,7 @@ def auxiliary_loss(records: Sequence[RoutingRecord], attention_mask: Tensor | No
                 "kind runs the first pass without gradients"
             )
         config = record.layer.adapter_configs[record.adapter]
-        valid = _valid_positions(record.logits, attention_mask)
+        valid = valid_positions(record.logits, attention_mask)
         loss = record.logits.new_zeros(())
         if config.balance_loss_coef > 0:
             loss = loss + config.balance_loss_coef * balance_loss(record.logits, valid)
@@ -178,7 +178,7 @@ def _arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _valid_positions(logits: Tensor, mask: Tensor | None) -> Tensor | None:
+def valid_positions(logits: Tensor, mask: Tensor | None) -> Tensor | None:
     """Shape the mask as the logits' positions; None if the layer sees other positions than the mask's."""
     if mask is None or mask.dim() != 2:
         return None

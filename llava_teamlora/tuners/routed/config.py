@@ -53,3 +53,14 @@ class RoutedConfig(LowRankConfig):
     def uses_auxiliary_losses(self) -> bool:
         """Whether training adds a loss on the router."""
         return self.balance_loss_coef > 0 or self.router_z_loss_coef > 0
+
+    def count_parameters(self, d_in: int, d_out: int) -> int:
+        """Count A and B of every expert, the router, and M where it is learned."""
+        k, r = self.num_experts, self.r
+        return k * r * (d_in + d_out) + self.count_routing(d_in)
+
+    def count_routing(self, d_in: int) -> int:
+        """Count the router and, where it is learned, M."""
+        k, hidden = self.num_experts, self.router_hidden
+        router = d_in * k if hidden is None else (d_in + k) * hidden
+        return router + (k * k if self.train_interaction else 0)

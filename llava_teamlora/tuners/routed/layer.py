@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NoReturn
 from torch import Tensor, nn
 
 from llava_teamlora.tuners.low_rank.layer import LowRankLinear, init_projection
+from llava_teamlora.tuners.low_rank.lost import DownProjection
 from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.product import routed_low_rank
 from llava_teamlora.tuners.routed.router import WideLinear, init_interaction, router_logits, shapley_values
@@ -60,7 +61,7 @@ class RoutedLinear(LowRankLinear):
         k, width = config.num_experts, config.num_experts * config.r
         hidden = config.router_hidden
         weights: dict[str, nn.Linear] = {
-            "A": nn.Linear(self.in_features, config.r if self.shared_down_projection else width, bias=False),
+            "A": DownProjection(self.in_features, config.r if self.shared_down_projection else width),
             "B": nn.Linear(width, self.out_features, bias=False),
             "router": WideLinear(self.in_features if hidden is None else hidden, k),
         }
