@@ -13,10 +13,10 @@ from llava_teamlora.tuners.teamlora import TeamLoraConfig
 __all__ = ["METHODS", "AdapterOptions", "Method", "build_config"]
 
 METHODS: dict[str, Method] = {
-    "teamlora": ours("teamlora", "TeamLoRA: k experts share A's work, weighted by M times the router", TeamLoraConfig),
-    "moelora": ours("moelora", "MoELoRA: k whole LoRA experts, weighted by the router", MoeLoraConfig),
-    "hydralora": ours("hydralora", "HydraLoRA: one A for all, k experts B, weighted by the router", HydraLoraConfig),
-    "moslora": ours("moslora", "MoSLoRA: LoRA with a learned mixer between A and B", MosLoraConfig),
+    "teamlora": ours(TeamLoraConfig, "TeamLoRA: k experts share A's work, weighted by M times the router"),
+    "moelora": ours(MoeLoraConfig, "MoELoRA: k whole LoRA experts, weighted by the router"),
+    "hydralora": ours(HydraLoraConfig, "HydraLoRA: one A for all, k experts B, weighted by the router"),
+    "moslora": ours(MosLoraConfig, "MoSLoRA: LoRA with a learned mixer between A and B"),
     "lora": Method(
         name="lora",
         summary="LoRA, peft's own: one A, one B, no routing",

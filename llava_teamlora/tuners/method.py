@@ -134,11 +134,11 @@ FFN = {model_type: {"target_modules": targets} for model_type, targets in FFN_TA
 """Defaults of every method that adapts feed-forward linears, as the paper does."""
 
 
-def ours(name: str, summary: str, config_class: type[LowRankConfig]) -> Method:
+def ours(config_class: type[LowRankConfig], summary: str) -> Method:
     """Describe a method of this package: its options are the fields of its configuration."""
     known = {option.name for option in fields(AdapterOptions)}
     options = tuple(f.name for f in fields(config_class) if f.name in known)
-    return Method(name, summary, options, lambda said: config_class(**said), _count_ours, FFN)
+    return Method(config_class.method, summary, options, lambda said: config_class(**said), _count_ours, FFN)
 
 
 def _count_ours(config: PeftConfig, sites: Sequence[Site]) -> int:

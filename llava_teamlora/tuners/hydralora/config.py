@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from llava_teamlora.tuners.low_rank.registration import add_peft_type
 from llava_teamlora.tuners.routed.config import RoutedConfig
 
 
@@ -10,9 +9,7 @@ from llava_teamlora.tuners.routed.config import RoutedConfig
 class HydraLoraConfig(RoutedConfig):
     """Configuration of HydraLoRA: the fields of RoutedConfig, by default without an interaction matrix."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = add_peft_type("HYDRALORA")
+    method = "hydralora"
 
     def count_parameters(self, d_in: int, d_out: int) -> int:
         """Count the one A, B of every expert, the router, and M where it is learned."""

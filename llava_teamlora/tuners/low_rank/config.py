@@ -4,11 +4,13 @@ import math
 import re
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 from typing_extensions import Self
+
+from llava_teamlora.tuners.low_rank.registration import add_peft_type
 
 
 @dataclass
@@ -30,9 +32,13 @@ class LowRankConfig(PeftConfig):
         rank_pattern: other ranks for some linears, by name (or its ending, or a regular expression for either).
         init_weights: True starts from the base model's own output; False makes every weight random, for tests.
 
+    A subclass names its `method`, in lower case: what peft knows it by, and what its weights' names begin with.
+
     Raises:
         ValueError: naming the field, its value and the remedy.
     """
+
+    method: ClassVar[str] = ""
 
     r: int = field(default=8, metadata={"help": "Rank, of one expert where there are experts."})
     alpha: float = field(default=16, metadata={"help": "The update is scaled by alpha / r."})
@@ -57,6 +63,7 @@ class LowRankConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.peft_type = add_peft_type(self.method.upper())
         for name in ("target_modules", "exclude_modules", "layers_pattern"):
             check_names(name, getattr(self, name), pattern=True)
         check_names("modules_to_save", self.modules_to_save, pattern=False)

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from llava_teamlora.tuners.low_rank.config import LowRankConfig
-from llava_teamlora.tuners.low_rank.lost import refuse_lost
+from llava_teamlora.tuners.low_rank.lost import DownProjection, refuse_lost
 
 
 class LowRankLinear(nn.Module, BaseTunerLayer):
     """A linear with low-rank adapters.
 
-    A subclass sets `prefix` and `weight_names` (each becomes a ModuleDict ``prefix + name``, adapter name to module)
-    and writes `build_weights` and `update`; if the update does not depend on the input, `delta_weight` too, and the
-    adapter can be merged. Weights sit directly under the adapter's name: peft finds no deeper ones.
+    A subclass sets `prefix` and `weight_names` (each becomes a ModuleDict ``prefix + name``, adapter name to module),
+    writes `update`, and `build_weights` where there is more than A and B; if the update does not depend on the input,
+    `delta_weight` too, and the adapter can be merged. Weights sit directly under the adapter's name: peft finds no
+    deeper ones.
 
     Args:
         base_layer: the layer to adapt.
@@ -71,8 +72,17 @@ class LowRankLinear(nn.Module, BaseTunerLayer):
     # What a method writes ---------------------------------------------------------------------------------
 
     def build_weights(self, config: Any) -> dict[str, nn.Module]:
-        """Return a new adapter's initialised modules by weight name; a name may be absent."""
-        raise NotImplementedError
+        """Return a new adapter's initialised modules by weight name; a name may be absent.
+
+        Here: A ``[r, D_in]``, and B ``[D_out, r]``, zero, so that the output is the base model's.
+        """
+        a = DownProjection(self.in_features, config.r)
+        b = nn.Linear(config.r, self.out_features, bias=False)
+        for linear in (a, b):
+            init_projection(linear.weight)
+        if config.init_weights:
+            nn.init.zeros_(b.weight)
+        return {"A": a, "B": b}
 
     def update(self, adapter: str, x: Tensor) -> Tensor:
         """Return what one adapter adds to the output for the input ``[..., D_in]``: ``[..., D_out]``."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from llava_teamlora.tuners.low_rank.registration import add_peft_type
 from llava_teamlora.tuners.routed.config import RoutedConfig
 
 
@@ -13,6 +12,4 @@ class MoeLoraConfig(RoutedConfig):
     ``interaction_init="uniform", train_interaction=True`` is the paper's ablation "competition only".
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = add_peft_type("MOELORA")
+    method = "moelora"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from llava_teamlora.tuners.low_rank.config import LowRankConfig, check_choice
-from llava_teamlora.tuners.low_rank.registration import add_peft_type
 
 MIXER_INITS = ("kaiming", "orthogonal")
 
@@ -19,11 +18,12 @@ class MosLoraConfig(LowRankConfig):
         ValueError: naming the field, its value and the remedy.
     """
 
+    method = "moslora"
+
     mixer_init: str = field(default="kaiming", metadata={"help": "kaiming or orthogonal."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = add_peft_type("MOSLORA")
         check_choice("mixer_init", self.mixer_init, MIXER_INITS)
 
     def count_parameters(self, d_in: int, d_out: int) -> int:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from llava_teamlora.tuners.low_rank.layer import LowRankLinear, init_projection
-from llava_teamlora.tuners.low_rank.lost import DownProjection
 from llava_teamlora.tuners.moslora.config import MosLoraConfig
 
 
@@ -24,18 +23,12 @@ class MosLoraLinear(LowRankLinear):
 
     def build_weights(self, config: MosLoraConfig) -> dict[str, nn.Module]:
         """Return a new adapter's weights; B starts at zero, so that the output is the base model's."""
-        weights: dict[str, nn.Linear] = {
-            "A": DownProjection(self.in_features, config.r),
-            "B": nn.Linear(config.r, self.out_features, bias=False),
-            "mixer": nn.Linear(config.r, config.r, bias=False),
-        }
-        for linear in weights.values():
-            init_projection(linear.weight)
+        mixer = nn.Linear(config.r, config.r, bias=False)
         if config.mixer_init == "orthogonal":
-            nn.init.orthogonal_(weights["mixer"].weight)
-        if config.init_weights:
-            nn.init.zeros_(weights["B"].weight)
-        return dict(weights)
+            nn.init.orthogonal_(mixer.weight)
+        else:
+            init_projection(mixer.weight)
+        return {**super().build_weights(config), "mixer": mixer}
 
     def update(self, adapter: str, x: Tensor) -> Tensor:
         """Return what one adapter adds to the output, ``[..., D_out]``."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from llava_teamlora.tuners.low_rank.registration import add_peft_type
 from llava_teamlora.tuners.routed.config import RoutedConfig
 
 
@@ -13,9 +12,7 @@ class TeamLoraConfig(RoutedConfig):
     ``interaction_init="identity", train_interaction=False`` is the paper's ablation "collaboration only".
     """
 
+    method = "teamlora"
+
     interaction_init: str = field(default="uniform", metadata={"help": "uniform, literal or identity."})
     train_interaction: bool = field(default=True, metadata={"help": "False fixes M at the identity."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = add_peft_type("TEAMLORA")
