@@ -30,7 +30,8 @@ from llava_teamlora.machine import peak_memory_mib
 from llava_teamlora.models.build import Base, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.training.adapt import adapt, start_deepspeed
-from llava_teamlora.training.arguments import Arguments, parse_arguments
+from llava_teamlora.training.arguments import Arguments
+from llava_teamlora.training.command_line import parse_arguments
 from llava_teamlora.training.folder import Start, adopt, find_start, last_checkpoint, prepare
 from llava_teamlora.training.preview import show_preview
 from llava_teamlora.training.telemetry import check_telemetry

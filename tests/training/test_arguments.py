@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.arguments import parse_arguments
+from llava_teamlora.training.command_line import parse_arguments
 
 NEEDED = ["--model_name_or_path", "base", "--data_path", "data.json", "--output_dir", "out"]
 

@@ -166,7 +166,7 @@ def test_unknown_model_type_needs_targets() -> None:
             super().__init__()
             self.lin = nn.Linear(2, 2)
 
-    with pytest.raises(ValueError, match=r"target_modules is not set and .*'custom'.*set target_modules"):
+    with pytest.raises(ValueError, match=r"Please specify `target_modules`: .*'custom'.*'all-linear'"):
         get_peft_model(Plain(), TeamLoraConfig())
 
 

@@ -66,8 +66,8 @@ class LowRankModel(BaseTuner):
             targets = self.target_module_mapping.get(str(model_type))
             if targets is None:
                 raise ValueError(
-                    f"target_modules is not set and the feed-forward linears of model type {model_type!r} are not "
-                    'known: set target_modules to the names of the linears to adapt, or to "all-linear"'
+                    "Please specify `target_modules`: the feed-forward linears of model type "
+                    f"{model_type!r} are not known; name the linears to adapt, or 'all-linear'"
                 )
             peft_config.target_modules = targets if isinstance(targets, str) else set(targets)
             check_targets(peft_config)
