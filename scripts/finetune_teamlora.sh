@@ -14,7 +14,9 @@
 #   PROJECTOR     pre-trained mm_projector.bin for a language model
 #   DATA, IMAGES  LLaVA JSON and the folder its picture paths are relative to
 #   OUT           run folder                           SEED      (0)
-#   GPUS          processes; 0 or 1 is one (default 1) METHOD    teamlora, lora
+#   GPUS          processes; 0 or 1 is one (default 1)
+#   METHOD        teamlora (default), moelora, hydralora, moslora, lora, adalora: at equal parameters; ia3, prompt_tuning,
+#                 projector, full: as they are (docs/methods.md)
 #   LAUNCHER      torchrun, deepspeed or python (default: torchrun for several processes, else python)
 #   BATCH         samples per process and step (16)    PYTHON    interpreter to make the environment with
 #   LIMIT         embedded chain: questions to evaluate on (all)
@@ -84,7 +86,10 @@ SECONDS=0 # what follows is counted; the installation is not
 export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
 method=(--method "$METHOD" --seed "$SEED")
-[[ $METHOD == teamlora || -n $rank_said ]] || method+=(--match_params teamlora:r=8,num_experts=4)
+case $METHOD in
+  teamlora | ia3 | prompt_tuning | projector | full) ;;  # the measure of the others; methods without a rank
+  *) [[ -n $rank_said ]] || method+=(--match_params teamlora:r=8,num_experts=4) ;;
+esac
 
 launch() {
   case $LAUNCHER in
