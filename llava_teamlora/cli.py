@@ -18,6 +18,8 @@ See what would be trained on what:    llava-teamlora train --config run.yaml --d
 
 
 def _parser() -> argparse.ArgumentParser:
+    from llava_teamlora.analysis import commands as analysis
+    from llava_teamlora.conversion import commands as conversion
     from llava_teamlora.evaluation import commands as evaluation
     from llava_teamlora.serving import terminal
 
@@ -32,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers.add_parser("train", help="fine-tune a LLaVA (see llava-teamlora train --help)", add_help=False)
     evaluation.add_parser(subparsers)
     terminal.add_parser(subparsers)
+    analysis.add_parser(subparsers)
+    conversion.add_parser(subparsers)
     return parser
 
 

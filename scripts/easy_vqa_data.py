@@ -14,6 +14,8 @@ that folder, to be given to training as --image_folder (--print_image_folder pri
 LLaVA JSON, without pictures. FILE takes all its records, FILE:500 a random 500. Give it several times for
 several files. They go to train.json only, and the whole of it is shuffled.
 
+Records carry a task tag, easy_vqa or replay (theirs, if they have one), by which routing statistics are split.
+
 examples:
   python scripts/easy_vqa_data.py --out playground/data/easy_vqa
   python scripts/easy_vqa_data.py --out playground/data/easy_vqa --replay playground/tiny/replay.json:2000
@@ -50,7 +52,8 @@ def conversations(seed: int) -> list[dict[str, Any]]:
         for position, (question, answer) in enumerate(asked):
             text = question if position else f"{IMAGE_TOKEN}\n{question}"
             turns += [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
-        records.append({"id": f"easy_vqa/train/{picture}", "image": f"{picture}.png", "conversations": turns})
+        identity = {"id": f"easy_vqa/train/{picture}", "image": f"{picture}.png", "task": "easy_vqa"}
+        records.append({**identity, "conversations": turns})
     return records
 
 
@@ -89,7 +92,7 @@ def replay(argument: str, seed: int) -> list[dict[str, Any]]:
 
 def _as_json(record: Record) -> dict[str, Any]:
     turns = [{"from": turn.role, "value": turn.text} for turn in record.turns]
-    return {"id": f"{Path(record.source).stem}/{record.id}", "conversations": turns}
+    return {"id": f"{Path(record.source).stem}/{record.id}", "task": record.task or "replay", "conversations": turns}
 
 
 def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ ROWS = (
     ("checkpoint",),
     ("training",),
     ("generation",),
+    ("conversion",),
     ("evaluation",),
     ("analysis",),
     ("serving",),

@@ -54,6 +54,14 @@ def test_text_only_batch_has_no_pixels(make: Make, rows: list[dict]) -> None:
     assert "pixel_values" not in Collator(0)([make(rows)[2]])
 
 
+def test_tasks_travel_as_numbers(make: Make, rows: list[dict]) -> None:
+    assert make(rows).tasks == () and "task" not in Collator(0)([make(rows)[0]])
+    rows[0]["task"], rows[2]["task"] = "vqa", "talk"
+    dataset = make(rows)
+    assert dataset.tasks == ("talk", "vqa")
+    assert Collator(0)([dataset[i] for i in range(3)])["task"].tolist() == [1, -1, 0]
+
+
 def test_modality_lengths(make: Make, rows: list[dict]) -> None:
     rows[2]["conversations"][0]["value"] = ""
     rows[2]["conversations"][1]["value"] = ""

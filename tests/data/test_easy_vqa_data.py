@@ -60,6 +60,7 @@ def test_replay(tmp_path: Path, write_json: Callable[..., str], rows: list[dict[
     replayed = [index for index, record in enumerate(train) if not record.images]
     assert len(replayed) == 37 and len(train) == 4037
     assert replayed[0] < 1000 and replayed[-1] > 3000  # mixed in, not appended
+    assert all(record.task == ("easy_vqa" if record.images else "replay") for record in train)
     assert not (tmp_path / "data" / "validation.json").exists()
 
 

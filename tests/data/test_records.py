@@ -43,6 +43,14 @@ def test_several_pictures_in_one_turn() -> None:
     assert (record.images, record.turns[0].text) == (("a.png", "b.png"), "same?")
 
 
+def test_a_task_is_optional() -> None:
+    row = {"conversations": talk("q", "a")}
+    found = [
+        parse_record({**row, **extra}, source="f", index=0).task for extra in ({}, {"task": None}, {"task": "vqa"})
+    ]
+    assert found == [None, None, "vqa"]
+
+
 def test_json_lines(write_json: Callable[..., str]) -> None:
     line = '{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}\n'
     assert len(load_records(write_json(line + "\n" + line, "x.jsonl"))) == 2
@@ -57,6 +65,9 @@ def test_json_lines(write_json: Callable[..., str]) -> None:
         ({"conversations": [{"from": "human"}]}, "conversations[0] must be {from, value}"),
         ({"conversations": [{"from": "bot", "value": "q"}]}, "conversations[0].from must be 'human' or 'gpt'"),
         ({"conversations": talk("q")}, "the last turn must be gpt's answer"),
+        ({"conversations": talk("q", "a"), "task": 3}, "'task' must be a name (one line of text"),
+        ({"conversations": talk("q", "a"), "task": " "}, "'task' must be a name"),
+        ({"conversations": talk("q", "a"), "task": "a\nb"}, "'task' must be a name"),
         ({"conversations": [*talk("q"), *talk("q", "a")]}, "turns must alternate human, gpt; turn 1 is from 'human'"),
         ({"conversations": talk(IMAGE + "q", "a")}, "1 x <image> but no 'image' field"),
         ({"image": "a.png", "conversations": talk("q", "a")}, "'image' is given but no turn holds <image>"),

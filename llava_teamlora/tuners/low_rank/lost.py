@@ -7,6 +7,7 @@ adapter has B = 0, but A is never zero: with both zero no gradient would reach e
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 REMEDY = (
     "the weights were lost before they were saved, as when DeepSpeed ZeRO-3 or FSDP has split them over processes: "
     "gather them, on all processes, and save that: model.save_pretrained(folder, "
-    "state_dict=accelerator.get_state_dict(wrapped_model), is_main_process=accelerator.is_main_process); with "
-    'transformers\' Trainer set "stage3_gather_16bit_weights_on_model_save": true in the DeepSpeed configuration'
+    "state_dict=accelerator.get_state_dict(wrapped_model), is_main_process=accelerator.is_main_process); DeepSpeed's "
+    'configuration must say "stage3_gather_16bit_weights_on_model_save": true for that'
 )
 
 
@@ -33,7 +34,7 @@ class DownProjection(nn.Linear):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight" and isinstance(value, Tensor) and getattr(value, "_is_hf_initialized", False):
             refuse_lost({"the weight A of an adapter": value}, "A")
         super().__setattr__(name, value)

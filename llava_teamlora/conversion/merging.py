@@ -1,0 +1,157 @@
+"""A run folder -> a plain model folder in transformers' layout, without peft.
+
+In: a run folder. Out: weights, tokenizer and processor, readable by ``llava-teamlora`` as a base and by transformers,
+and ``merge.json``, which says what was merged and, if the merge is approximate, what it costs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils import ModulesToSaveWrapper
+from transformers import AutoConfig, LlavaProcessor
+
+from llava_teamlora.checkpoint import FULL_FINETUNING, Loaded, read_run_card
+from llava_teamlora.conversion.calibration import DataPlan, load_calibration
+from llava_teamlora.errors import UserError
+from llava_teamlora.files import new_folder, refuse_used_folder
+from llava_teamlora.generation.loading import load_quietly
+from llava_teamlora.models.fingerprint import file_sha256
+from llava_teamlora.tuners.routed.config import RoutedConfig
+from llava_teamlora.tuners.routed.mean_merge import MeanMerge, approximate_merge
+
+REPORT_FILE = "merge.json"
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What to merge into what.
+
+    Attributes:
+        run: run folder or checkpoint.
+        output: folder to make.
+        data: calibration data; given exactly when the merge may be approximate.
+        device: see ``load_model``.
+        dtype: of the merged weights; None is the base's own.
+        model_base: see ``load_model``.
+    """
+
+    run: Path
+    output: Path
+    data: DataPlan | None = None
+    device: str | None = None
+    dtype: str | None = None
+    model_base: str | None = None
+
+
+def merge_run(plan: MergePlan) -> dict[str, Any]:
+    """Merge a run's adapter into its base and write the plain model.
+
+    Returns:
+        What is written to ``merge.json``.
+
+    Raises:
+        UserError: nothing to merge there, a method that cannot be merged, or an output that is there already.
+    """
+    refuse_used_folder(plan.output)
+    card = read_run_card(plan.run)
+    if card.method == FULL_FINETUNING:
+        raise UserError(f"{plan.run}: holds a whole model, trained in full; there is no adapter to merge")
+    _check_mergeable(plan)
+    dtype = plan.dtype or _stored_dtype(plan.model_base or card.base.model)
+    device = plan.device or ("cpu" if plan.data is None else None)
+    loaded = load_quietly(plan.run, device=device, dtype=dtype, model_base=plan.model_base)
+    report: dict[str, Any] = {"merged": loaded.manifest, "approximate": None}
+    if plan.data is None:
+        _unwrap_trained(loaded.model)
+        model = loaded.model.merge_and_unload(safe_merge=True)
+    else:
+        merged = _approximate(loaded, plan.data)
+        model = merged.model
+        report["approximate"] = {"method": "mean", **_costs(merged), **_data(plan.data)}
+    _write(plan.output, model, loaded, report)
+    return report
+
+
+def _unwrap_trained(model: Any) -> None:
+    """Put modules that were trained in full in their places: peft's merge of an IA3 fails at those without a weight."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, module.unload_and_optionally_merge_module(True, True, None))
+
+
+def _check_mergeable(plan: MergePlan) -> None:
+    """Refuse before anything is loaded."""
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(plan.run))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{plan.run}: its adapter cannot be read ({str(error).splitlines()[0]})") from error
+    name = str(config.peft_type.value).lower() if config.peft_type is not None else "this"
+    if config.is_prompt_learning:
+        raise UserError(f"{plan.run}: {name} learns tokens in front of the input, which no weight can hold")
+    routed = isinstance(config, RoutedConfig)
+    if routed and plan.data is None:
+        raise UserError(
+            f"{plan.run}: {name} cannot be merged exactly: how much each expert adds depends on the input, token by "
+            "token. Serve the run folder as it is; or, knowing that it is another model, fold the experts in at their "
+            "mean weights over a calibration set: --approximate mean --data_path JSON --image_folder DIR, which also "
+            "reports what that costs"
+        )
+    if not routed and plan.data is not None:
+        raise UserError(f"{plan.run}: {name} merges exactly; drop --approximate and its data")
+
+
+def _stored_dtype(name: str) -> str:
+    """The dtype a base's weights have on disk, as its config says; float32 where it says nothing."""
+    try:
+        dtype = AutoConfig.from_pretrained(name).dtype
+    except (OSError, ValueError):
+        return "float32"  # the base cannot be loaded, and loading says why
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def _approximate(loaded: Loaded, data: DataPlan) -> MeanMerge:
+    calibration = load_calibration(loaded, data)
+    try:
+        return approximate_merge(loaded.model, calibration.batches, calibration.held_out)
+    except ValueError as error:
+        raise UserError(f"{loaded.name}: {error}") from error
+
+
+def _costs(merged: MeanMerge) -> dict[str, Any]:
+    means = {path: {name: mean.tolist() for name, mean in of.items()} for path, of in merged.participation.items()}
+    return {
+        "calibration": asdict(merged.calibration),
+        "held_out": asdict(merged.held_out) if merged.held_out is not None else None,
+        "mean_participation": means,
+    }
+
+
+def _data(plan: DataPlan) -> dict[str, Any]:
+    return {"data_path": str(plan.data_path), "data_sha256": file_sha256(plan.data_path), "limit": plan.limit}
+
+
+def _write(output: Path, model: Any, loaded: Loaded, report: dict[str, Any]) -> None:
+    """Write the model folder, whole or not at all."""
+    vision = loaded.vision
+    assert vision is not None  # a run's base sees
+    config = model.config
+    processor = LlavaProcessor(
+        image_processor=vision.image_processor,
+        tokenizer=loaded.tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        image_token=loaded.tokenizer.convert_ids_to_tokens(vision.image_token_id),
+        num_additional_image_tokens=1,  # CLIP's cls token
+    )
+    with new_folder(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
