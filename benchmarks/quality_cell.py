@@ -86,7 +86,7 @@ class Cell:
 
     def failed(self, out: Path) -> bool:
         """Whether it ended in an error."""
-        return (self.folder(out) / "error.txt").is_file()
+        return (self.folder(out) / "error.txt").is_file() and self.result(out) is None
 
 
 def data_folder(out: Path, seed: int) -> Path:
