@@ -165,6 +165,7 @@ def match_rank(
         sites = where
 
     def count(rank: int, more: int = 0) -> int:
+        """Parameters at this rank, `more` sites at one rank higher."""
         config = chosen.build(_ranked(options, sites, rank, more), model_type)
         return chosen.count(config, sites) if config is not None else 0
 

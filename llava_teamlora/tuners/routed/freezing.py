@@ -72,6 +72,7 @@ def freeze_experts(
 
     @torch.no_grad()
     def restore(*_: Any) -> None:
+        """Put the slices' values back."""
         for weight, dim, owned, values in kept:
             weight.index_copy_(dim, owned, values)
 
