@@ -6,6 +6,7 @@ a resumed run prunes what the straight run would.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, PeftModel
 from peft.tuners.adalora import AdaLoraModel
+from peft.utils.warning import PeftWarning
 from torch import nn
 from transformers import TrainerCallback
 
@@ -94,7 +96,10 @@ class AdaLoraSchedule(TrainerCallback):
         self.config.orth_reg_weight = self.regulariser
         self.config.rank_pattern = None if whole else pattern
         try:
-            yield
+            with warnings.catch_warnings():
+                # A linear that has lost every rank has empty weights; peft takes them for unfinished ones.
+                warnings.filterwarnings("ignore", message="Adapter .* LoRA tensor", category=PeftWarning)
+                yield
         finally:
             self.config.rank_pattern = pattern
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from peft import PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
@@ -38,6 +38,7 @@ def adapt(base: Base, arguments: Arguments) -> PeftModel | PreTrainedModel:
         else:
             config.task_type = "CAUSAL_LM"
             adapted_sites(base.model, config)  # refuses targets that match nothing, in words
+            set_seed(arguments.training.seed)  # ZeRO-3 draws other numbers than the rest while it loads a base
             model = get_peft_model(base.model, config)
     except (ValueError, TypeError, re.error) as error:
         raise UserError(f"--method {method}: {' '.join(str(error).split())}") from error
@@ -46,7 +47,8 @@ def adapt(base: Base, arguments: Arguments) -> PeftModel | PreTrainedModel:
         if parameter.requires_grad:
             if config is not None or not arguments.training.deepspeed:
                 parameter.data = parameter.data.float()
-            parameter.requires_grad = not (frozen and PROJECTOR in name)
+            # peft makes AdaLoRA's count of ranks trainable on half-precision bases.
+            parameter.requires_grad = not (frozen and PROJECTOR in name) and ".ranknum." not in name
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"--method {method}: nothing is left to train; drop --freeze_mm_mlp_adapter")
     return model

@@ -27,8 +27,6 @@ ZERO2, ZERO3 = (("--deepspeed", str(ROOT / "scripts" / f"{stage}.json")) for sta
 # Two processes with two samples each take the same steps as one with two times two.
 TWO = ("--per_device_train_batch_size", "2", "--dropout", "0", "--save_total_limit", "9")
 ONE = (*TWO, "--gradient_accumulation_steps", "2")
-
-
 CLI = ("-m", "llava_teamlora.cli", "train")
 
 

@@ -85,6 +85,12 @@ def test_adalora_prunes_to_its_budget(trained: Train) -> None:
     assert sorted(weight.shape[0] for weight in singular.values()) == sorted(kept)
 
 
+def test_adalora_on_a_half_precision_base_counts_its_ranks_itself(trained: Train) -> None:
+    run = trained("--method", "adalora", "--r", "3", "--bf16", "True", "--max_steps", "4")
+    linears = [128 + 384 + 1] * 12
+    assert read_run_card(run).results["trainable_parameters"] == 3 * sum(linears) + 33_024
+
+
 def test_adaloras_regulariser_weighs_the_same_however_a_step_is_split(trained: Train, tmp_path: Path) -> None:
     """Two passes of two samples sum to one pass of four, the regulariser too; a validation loss has none of it."""
     flags = ["--method", "adalora", "--dropout", "0", "--max_steps", "4"]

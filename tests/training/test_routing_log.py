@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.training.run import train
@@ -54,6 +56,15 @@ def assert_close(first: Any, second: Any, tolerance: float) -> None:
 def test_off_writes_nothing(trained: Train) -> None:
     run = trained("--max_steps", "2")
     assert not list(run.rglob("routing*"))
+
+
+def test_neither_tags_nor_telemetry_change_the_training(trained: Train, argv: list[str], tmp_path: Path) -> None:
+    flags = ("--max_steps", "4", "--balance_loss_coef", "0.1")
+    plain = trained(*flags, "--output_dir", str(tmp_path / "plain"))
+    tag(argv, lambda index: ("a", "b", None)[index % 3])
+    watched = trained(*flags, "--routing_telemetry_steps", "2", "--output_dir", str(tmp_path / "watched"))
+    first, second = (load_file(run / "adapter_model.safetensors") for run in (plain, watched))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_windows_and_groups(trained: Train, argv: list[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import OURS, Case
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,6 +17,10 @@ from llava_teamlora.tuners.low_rank.lost import refuse_lost_file
 FILE = "adapter_model.safetensors"
 REMEDY = r"lost before they were saved.*get_state_dict.*stage3_gather_16bit_weights_on_model_save"
 each = pytest.mark.parametrize("case", [case for case in OURS if case.model == "llama"], ids=str)
+
+
+# Older versions of peft do not ask a tuner what is saved and loaded: there the layer's and the trainer's looks remain.
+asks = hasattr(BaseTuner, "_get_adapter_state_dict")
 
 
 def is_a(name: str) -> bool:
@@ -47,6 +52,8 @@ MESSAGES = {
 @each
 @pytest.mark.parametrize("what", MESSAGES)
 def test_refused_by_every_way_of_loading(case: Case, what: str, tmp_path: Path) -> None:
+    if what == "nothing" and not asks:
+        pytest.skip("this peft warns of missing keys")
     case.random().save_pretrained(tmp_path)
     change(tmp_path, what)
     for options in ({}, {"low_cpu_mem_usage": True}, {"adapter_name": "other"}):
@@ -71,6 +78,7 @@ def test_a_fresh_adapter_is_none_of_these(case: Case, tmp_path: Path) -> None:
 
 
 @each
+@pytest.mark.skipif(not asks, reason="this peft asks no tuner what is saved")
 def test_refused_by_every_way_of_saving(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = case.random()
     empty = {name: torch.zeros(0) for name in model.state_dict()}

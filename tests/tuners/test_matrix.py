@@ -271,29 +271,6 @@ def test_native_interface(case: Case, tmp_path: Path) -> None:
     assert torch.equal(logits(model, case), plain)
 
 
-FRESH = """
-import json, sys
-import torch
-import llava_teamlora
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-folder = sys.argv[1]
-found = {}
-for name, model, native in json.load(open(f"{folder}/cases.json")):
-    auto = AutoModelForCausalLM if model == "llama" else AutoModelForImageTextToText
-    inputs = torch.load(f"{folder}/{model}.pt")
-    make = lambda: auto.from_pretrained(f"{folder}/{model}").eval()
-    with torch.no_grad():
-        found[name] = [PeftModel.from_pretrained(make(), f"{folder}/{name}").eval()(**inputs).logits]
-        if native:
-            loaded = make()
-            loaded.load_adapter(f"{folder}/{name}")
-            found[name].append(loaded.eval()(**inputs).logits)
-torch.save(found, f"{folder}/found.pt")
-"""
-
-
 def test_fresh_process(tmp_path: Path) -> None:
     """All methods, saved here and loaded by a process that was told nothing but the folders."""
     expected = {}
@@ -305,7 +282,12 @@ def test_fresh_process(tmp_path: Path) -> None:
         expected[str(case)] = logits(model, case)
     listed = [(str(case), case.model, case in OURS) for case in CASES]
     (tmp_path / "cases.json").write_text(json.dumps(listed))
-    result = subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("fresh_worker.py")), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     found = torch.load(tmp_path / "found.pt")
     assert found.keys() == expected.keys()

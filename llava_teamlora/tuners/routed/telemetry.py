@@ -213,7 +213,15 @@ class RoutingTelemetry:
         """Return a copy of M, ``[k, k]`` in float64 on the CPU, or None if it is fixed at the identity."""
         name, adapter = key
         module = self._layers[name].weight_module("interaction", adapter)
-        return None if module is None else _whole(module.get_parameter("weight")).to("cpu", torch.float64, copy=True)
+        if module is None:
+            return None
+        whole = _whole(module.get_parameter("weight"))
+        if whole.dim() != 2:
+            raise ValueError(
+                f"the interaction matrix of {name} is split over processes in a way that cannot be gathered (FSDP "
+                "version 1): use FSDP version 2, DeepSpeed or DDP, or no routing telemetry"
+            )
+        return whole.to("cpu", torch.float64, copy=True)
 
 
 def _weights(masks: Tensor, positions: torch.Size) -> Tensor:
