@@ -230,7 +230,7 @@ def check_refusal(error: NotImplementedError) -> None:
     """Fail unless this is the refusal to merge, came from a call that merges, and left every layer as it was."""
     from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
-    from llava_teamlora.tuners.routed.layer import MERGE_REFUSAL
+    from llava_teamlora.tuners.low_rank.layer import MERGE_REFUSAL
 
     assert str(error) == MERGE_REFUSAL, f"not the refusal to merge: {error}"
     tuner: Any = None

@@ -25,7 +25,7 @@ SUITE = """
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from llava_teamlora.tuners.routed.layer import MERGE_REFUSAL
+from llava_teamlora.tuners.low_rank.layer import MERGE_REFUSAL
 
 TEST_CASES = [("theirs", "MLP", LoraConfig, {"target_modules": ["lin0"]})]
 ALL_PEFT_CONFIG_CLASSES = [LoraConfig]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.tuners import METHODS, AdapterOptions, Method
-from llava_teamlora.tuners.low_rank import LowRankModel
+from llava_teamlora.tuners.low_rank import LowRankLinear, LowRankModel
 
 _MODELS: dict[str, Callable[[], Any]] = {"llama": make_llama, "llava": make_llava}
 _SMALL = {"r": 2, "num_experts": 3, "target_r": 1, "total_step": 100, "num_virtual_tokens": 3}
@@ -57,6 +57,11 @@ class Case:
     def tuner(self) -> type:
         """peft's class for the method."""
         return PEFT_TYPE_TO_TUNER_MAPPING[self.config().peft_type]
+
+    def can_merge(self) -> bool:
+        """Whether its adapter may be merged into the base; peft's own all may."""
+        layer = getattr(self.tuner(), "tuner_layer_cls", None)
+        return layer.can_merge() if isinstance(layer, type) and issubclass(layer, LowRankLinear) else True
 
     def inputs(self) -> dict[str, Tensor]:
         """Two sequences of seven tokens, with a picture each where the model sees."""

@@ -17,7 +17,7 @@ from tiny_models import enable_checkpointing, gradients
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from llava_teamlora.tuners.routed import RoutedLinear, RoutedModel
+from llava_teamlora.tuners.low_rank import LowRankLinear
 
 each = pytest.mark.parametrize("case", CASES, ids=str)
 each_layered = pytest.mark.parametrize("case", LAYERED, ids=str)
@@ -117,8 +117,8 @@ def test_merging(case: Case) -> None:
     alone = case not in OURS  # IA3 fails to merge beside a projector
     model = case.random(alone=alone)
     expected = logits(model, case)
-    if issubclass(case.tuner(), RoutedModel):
-        layer = next(module for module in model.modules() if isinstance(module, RoutedLinear))
+    if not case.can_merge():
+        layer = next(module for module in model.modules() if isinstance(module, LowRankLinear))
         for merge in (model.merge_and_unload, model.merge_adapter, layer.merge):
             with pytest.raises(NotImplementedError, match=r"depends on the input.*unload\(\)"):
                 merge()
@@ -130,7 +130,8 @@ def test_merging(case: Case) -> None:
     torch.testing.assert_close(logits(merged, case), expected, **close)
     model.merge_adapter()
     torch.testing.assert_close(logits(model, case), expected, **close)
-    with warnings.catch_warnings(action="ignore"):  # IA3 divides by its scales
+    with warnings.catch_warnings():  # IA3 divides by its scales
+        warnings.simplefilter("ignore")
         model.unmerge_adapter()
     torch.testing.assert_close(logits(model, case), expected, **close)
 
@@ -236,7 +237,7 @@ def test_compiles_without_breaks(case: Case, autocast: bool) -> None:
             y = function(x)
         y.float().square().sum().backward()
         found.append({"y": y.detach(), **gradients(mlp)})
-    assert found[0].keys() == found[1].keys() and len(found[0]) >= 10
+    assert found[0].keys() == found[1].keys() and len(found[0]) >= 7
     for name, value in found[0].items():
         # In bfloat16 both round, each at other places.
         assert (found[1][name] - value).norm() <= (0.05 if autocast else 1e-5) * value.norm(), name

@@ -18,6 +18,12 @@ from transformers.pytorch_utils import Conv1D
 from llava_teamlora.tuners.low_rank.config import LowRankConfig
 from llava_teamlora.tuners.low_rank.lost import DownProjection, refuse_lost
 
+MERGE_REFUSAL = (
+    "this adapter cannot be merged into the base weights: how much it adds depends on the input, token by token. Serve "
+    "it beside the base model (save_pretrained, then PeftModel.from_pretrained), or call unload() for the base model "
+    "without it"
+)
+
 
 class LowRankLinear(nn.Module, BaseTunerLayer):
     """A linear with low-rank adapters.
@@ -90,7 +96,12 @@ class LowRankLinear(nn.Module, BaseTunerLayer):
 
     def delta_weight(self, adapter: str) -> Tensor:
         """Return what one adapter adds to the weight, ``[D_out, D_in]``, if that is the same for every input."""
-        raise NotImplementedError
+        raise NotImplementedError(MERGE_REFUSAL)
+
+    @classmethod
+    def can_merge(cls) -> bool:
+        """Whether the method's adapters can be merged: whether it has a `delta_weight`."""
+        return cls.delta_weight is not LowRankLinear.delta_weight
 
     # Adapters ---------------------------------------------------------------------------------------------
 
@@ -188,8 +199,11 @@ class LowRankLinear(nn.Module, BaseTunerLayer):
             adapter_names: which; None merges the active ones.
 
         Raises:
+            NotImplementedError: if what the adapter adds depends on the input.
             ValueError: with `safe_merge`, naming the adapter; the base weight is as it was.
         """
+        if not self.can_merge():
+            raise NotImplementedError(MERGE_REFUSAL)
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.scaling:
                 self._add_to_base(adapter, 1.0, safe_merge)

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llava_teamlora.tuners.low_rank.config import LowRankConfig, check_targets
 from llava_teamlora.tuners.low_rank.found import check_found
-from llava_teamlora.tuners.low_rank.layer import LowRankLinear
+from llava_teamlora.tuners.low_rank.layer import MERGE_REFUSAL, LowRankLinear
 from llava_teamlora.tuners.low_rank.lost import REMEDY, LostWeights, is_writer, refuse_lost
 from llava_teamlora.tuners.low_rank.targets import FFN_TARGETS
 
@@ -96,6 +96,11 @@ class LowRankModel(BaseTuner):
             # An adapter added beside an active one is not trained until it is activated.
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> None:
+        if not self.tuner_layer_cls.can_merge():
+            raise NotImplementedError(MERGE_REFUSAL)
+        super()._check_merge_allowed()
 
     @classmethod
     def _get_adapter_state_dict(

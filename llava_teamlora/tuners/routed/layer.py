@@ -5,7 +5,7 @@ all experts share one), omega = M phi, and phi the softmax of the router's logit
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -14,12 +14,6 @@ from llava_teamlora.tuners.low_rank.lost import DownProjection
 from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.product import routed_low_rank
 from llava_teamlora.tuners.routed.router import WideLinear, init_interaction, router_logits, shapley_values
-
-MERGE_REFUSAL = (
-    "a routed adapter cannot be merged into the base weights: how much each expert adds depends on the input, "
-    "token by token. Serve the adapter beside the base model (save_pretrained, then PeftModel.from_pretrained), "
-    "or call unload() for the base model without it"
-)
 
 
 @dataclass(frozen=True)
@@ -96,14 +90,6 @@ class RoutedLinear(LowRankLinear):
         r, scale = self.adapter_configs[adapter].r, self.scaling[adapter]
         b = self.linear("B", adapter)
         return routed_low_rank(self.adapter_dropout[adapter](x), a, b, participation, r, scale)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
-        """Refuse: see the message."""
-        raise NotImplementedError(MERGE_REFUSAL)
-
-    def unmerge(self) -> NoReturn:
-        """Refuse: nothing was merged."""
-        raise NotImplementedError(MERGE_REFUSAL)
 
 
 def routed_layers(model: nn.Module) -> list[RoutedLinear]:

@@ -1,16 +1,16 @@
-"""The tuner every routed method shares: auxiliary losses, and no merging.
+"""The tuner every routed method shares: auxiliary losses.
 
 In: a model and a configuration. Out: the same model, its targeted linears replaced by the method's layer.
 """
 
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from llava_teamlora.tuners.low_rank.model import LowRankModel
 from llava_teamlora.tuners.routed.auxiliary import install_losses, remove_losses
 from llava_teamlora.tuners.routed.config import RoutedConfig
-from llava_teamlora.tuners.routed.layer import MERGE_REFUSAL, RoutedLinear
+from llava_teamlora.tuners.routed.layer import RoutedLinear
 
 
 class RoutedModel(LowRankModel):
@@ -36,9 +36,6 @@ class RoutedModel(LowRankModel):
         assert isinstance(config, RoutedConfig)
         if config.uses_auxiliary_losses:
             install_losses(model)
-
-    def _check_merge_allowed(self) -> NoReturn:
-        raise NotImplementedError(MERGE_REFUSAL)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
