@@ -21,7 +21,14 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder, refuse_used_folder
 from llava_teamlora.models.fingerprint import file_sha256
 from llava_teamlora.tuners import METHODS
-from llava_teamlora.tuners.routed.adapter import CONFIG_FILE, WEIGHTS_FILE, Adapter, read_adapter, write_adapter
+from llava_teamlora.tuners.routed.adapter import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Adapter,
+    method_name,
+    read_adapter,
+    write_adapter,
+)
 from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.conversion import lora_to_teamlora, moelora_to_teamlora, teamlora_to_moelora
 from llava_teamlora.tuners.routed.surgery import clone_all_experts, clone_expert, drop_experts
@@ -118,7 +125,7 @@ def apply(adapter: Adapter, change: Change) -> Adapter:
 
 
 def _convert(adapter: Adapter, change: Change) -> Adapter:
-    here, to = adapter.prefix.removesuffix("_"), change.to
+    here, to = method_name(adapter.config), change.to
     if isinstance(adapter.config, LoraConfig) and here == "lora":
         if change.num_experts is None:
             raise UserError(f"--to {to} from a LoRA (rank {adapter.config.r}) needs --num_experts, which divides it")
@@ -143,7 +150,7 @@ def _convert(adapter: Adapter, change: Change) -> Adapter:
 
 def _new_card(card: RunCard, source: Path, adapter: Adapter, change: Change) -> RunCard:
     """The run's card for the new adapter. Its results are gone: they were measured on another one."""
-    method = adapter.prefix.removesuffix("_")
+    method = method_name(adapter.config)
     config = adapter.config
     assert isinstance(config, RoutedConfig)
     options: dict[str, Any] = {"method": method, "match_params": None}

@@ -80,6 +80,7 @@ class Batches:
             yield {
                 name: value.to(self.device, self.dtype if value.is_floating_point() else None)
                 for name, value in batch.items()
+                if name != "task"  # a tag for telemetry; the model takes no such thing
             }
 
 
@@ -90,8 +91,8 @@ def load_calibration(loaded: Loaded, plan: DataPlan) -> Calibration:
         UserError: data or pictures that cannot be used.
     """
     records = load_records(str(plan.data_path))
-    step = max(1, len(records) // plan.limit)
-    records = records[::step][: plan.limit]
+    used_records = min(plan.limit, len(records))
+    records = [records[i * len(records) // used_records] for i in range(used_records)]
     check_images(records, plan.image_folder)
     folder = plan.image_folder
     dataset = ConversationDataset(records, loaded.template, loaded.tokenizer, plan.max_length, loaded.vision, folder)

@@ -133,7 +133,7 @@ def _print_costs(report: dict[str, Any]) -> None:
 
     columns = {"calibration": report["calibration"], "held out": report["held_out"]}
     columns = {title: cost for title, cost in columns.items() if cost is not None}
-    table = Table(title="What the mean costs (before: the run; after: the merged model)", title_justify="left")
+    table = Table(title="before: the run; after: the merged model", title_justify="left")
     table.add_column("")
     for title in columns:
         table.add_column(title, justify="right")
@@ -146,6 +146,7 @@ def _print_costs(report: dict[str, Any]) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from llava_teamlora.conversion.adapters import ALL, Change, convert_folder
+    from llava_teamlora.tuners.routed.adapter import method_name
 
     clone = arguments.clone_expert
     if clone not in (None, ALL):
@@ -165,7 +166,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     config: Any = adapter.config
     weights = sum(weight.numel() for layer in adapter.layers().values() for weight in layer.values())
     print(
-        f"{arguments.output}: {adapter.prefix.removesuffix('_')}, {config.num_experts} experts of rank {config.r} on "
+        f"{arguments.output}: {method_name(config)}, {config.num_experts} experts of rank {config.r} on "
         f"{len(adapter.layers())} linears, {weights:,} parameters"
     )
     return 0

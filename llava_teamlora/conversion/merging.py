@@ -19,8 +19,9 @@ from llava_teamlora.checkpoint import FULL_FINETUNING, Loaded, read_run_card
 from llava_teamlora.conversion.calibration import DataPlan, load_calibration
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder, refuse_used_folder
-from llava_teamlora.generation.loading import load_quietly
+from llava_teamlora.generation.loading import load_quietly, no_progress_bars
 from llava_teamlora.models.fingerprint import file_sha256
+from llava_teamlora.tuners.routed.adapter import method_name
 from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.mean_merge import MeanMerge, approximate_merge
 
@@ -93,7 +94,7 @@ def _check_mergeable(plan: MergePlan) -> None:
         config = PeftConfig.from_pretrained(str(plan.run))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{plan.run}: its adapter cannot be read ({str(error).splitlines()[0]})") from error
-    name = str(config.peft_type.value).lower() if config.peft_type is not None else "this"
+    name = method_name(config)
     if config.is_prompt_learning:
         raise UserError(f"{plan.run}: {name} learns tokens in front of the input, which no weight can hold")
     routed = isinstance(config, RoutedConfig)
@@ -148,10 +149,10 @@ def _write(output: Path, model: Any, loaded: Loaded, report: dict[str, Any]) -> 
         tokenizer=loaded.tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=loaded.tokenizer.convert_ids_to_tokens(vision.image_token_id),
+        image_token=str(loaded.tokenizer.convert_ids_to_tokens(vision.image_token_id)),
         num_additional_image_tokens=1,  # CLIP's cls token
     )
-    with new_folder(output) as folder:
+    with new_folder(output) as folder, no_progress_bars():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

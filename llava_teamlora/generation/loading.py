@@ -23,12 +23,13 @@ def load_quietly(path: str | Path, **options: Any) -> Loaded:
     """
     from llava_teamlora.checkpoint import load_model
 
-    with _no_progress_bars():
+    with no_progress_bars():
         return load_model(path, **options)
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers' progress bars off inside the context."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -41,7 +41,8 @@ class AdaLoraSchedule(TrainerCallback):
         resumed: checkpoint that the run goes on from, if it does.
 
     Raises:
-        UserError: with DeepSpeed or FSDP, which keep the gradients this method reads in parts.
+        UserError: with DeepSpeed or FSDP, which keep the gradients this method reads in parts; with fp16, whose
+            overflowing gradients would spoil every later ranking.
     """
 
     def __init__(self, model: PeftModel, arguments: TrainingArguments) -> None:
@@ -50,12 +51,17 @@ class AdaLoraSchedule(TrainerCallback):
                 "--method adalora reads whole gradients and weights after each step, which DeepSpeed and FSDP keep in "
                 "parts: run it without them (torchrun alone works)"
             )
+        if arguments.fp16:
+            raise UserError(
+                "--method adalora ranks by gradients, and those of --fp16 overflow now and then: use --bf16 True"
+            )
         tuner, config = model.base_model, model.active_peft_config
         assert isinstance(tuner, AdaLoraModel) and isinstance(config, AdaLoraConfig)
         self.tuner, self.config = tuner, config
         self.regulariser = config.orth_reg_weight
         self.resumed: Path | None = None
-        self.share = 1.0 / (arguments.gradient_accumulation_steps * arguments.world_size)
+        summed = arguments.world_size if arguments.average_tokens_across_devices else 1
+        self.share = 1.0 / (arguments.gradient_accumulation_steps * summed)
         model.register_forward_pre_hook(self._weigh)
 
     def _weigh(self, model: nn.Module, args: tuple[Any, ...]) -> None:
@@ -78,7 +84,7 @@ class AdaLoraSchedule(TrainerCallback):
         for name, steps in schedule.items():
             setattr(self.config, name, steps)
         if self.resumed is not None:
-            self._load(self.resumed)
+            self.load(self.resumed)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Prune, while the step's gradients are still there."""
@@ -109,7 +115,12 @@ class AdaLoraSchedule(TrainerCallback):
         state = {name: getattr(allocator, name) for name in _IMPORTANCE}
         torch.save({**state, "rank_pattern": self.config.rank_pattern}, checkpoint / _STATE_FILE)
 
-    def _load(self, checkpoint: Path) -> None:
+    def load(self, checkpoint: Path) -> None:
+        """Read the schedule's state from a checkpoint whose weights have been loaded.
+
+        Raises:
+            UserError: it is missing.
+        """
         path = checkpoint / _STATE_FILE
         if not path.is_file():
             raise UserError(f"{path}: is missing, so AdaLoRA's schedule cannot be gone on with")

@@ -102,6 +102,11 @@ class MethodArguments:
         None,
     )
     feedforward_modules: str | None = _help("ia3: regex of the targets whose input is scaled.", None)
+    adapter_name_or_path: str | None = _help(
+        "Run folder or adapter folder to start the adapter (and the projector) from; with the same method and options, "
+        "most easily by --config FOLDER/run.yaml.",
+        None,
+    )
     match_params: str | None = _help(
         "Choose the rank so that the adapter's parameters equal another method's to within one percent, "
         "e.g. teamlora:r=8,num_experts=4",
@@ -280,6 +285,16 @@ class Arguments:
     data: DataArguments
     training: TrainingArguments
     said: frozenset[str]
+
+    def defaults(self) -> dict[str, Any]:
+        """Defaults of our own flags, those that have one."""
+        parts = (ModelArguments, MethodArguments, DataArguments, TrainingArguments)
+        return {
+            field.name: field.default
+            for part in parts
+            for field in dataclasses.fields(part)
+            if field.name in part.__annotations__.keys() - _ONCE and field.default is not dataclasses.MISSING
+        }
 
     def resolved(self) -> dict[str, Any]:
         """Flags and values as plain types: what ``run.yaml`` keeps and ``--config`` reads.

@@ -115,7 +115,8 @@ def _checkpoint(asked: str | None, output: Path) -> Path | None:
 
 def _refuse_differences(folder: Path, card: RunCard, arguments: Arguments, identity: dict[str, Any]) -> None:
     """A resumed run must be the same run: other data or hyperparameters would give a mixture."""
-    before, now = {**card.arguments, **card.identity}, {**arguments.resolved(), **identity}
+    # A flag that the former run's version did not have yet was at its default.
+    before, now = {**arguments.defaults(), **card.arguments, **card.identity}, {**arguments.resolved(), **identity}
     names = (before.keys() | now.keys()) - _MAY_DIFFER
     changed = sorted(name for name in names if before.get(name) != now.get(name))
     if changed:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import nn
 
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
 from llava_teamlora.training.arguments import TrainingArguments
 
-_WEIGHT = re.compile(r"\.(?:[a-z]*lora|ia3)_([A-Za-z]+)")
 REST = "adapter"
 
 
@@ -23,7 +23,8 @@ def part_of(name: str) -> str:
     """Part that a trained parameter belongs to: A, B, router, interaction, mixer, …, projector, else "model"."""
     if PROJECTOR in name:
         return "projector"
-    match = _WEIGHT.search(name)
+    prefixes = "|".join(sorted(map(re.escape, set(PEFT_TYPE_TO_PREFIX_MAPPING.values()))))
+    match = re.search(rf"\.(?:{prefixes})([A-Za-z]+)", name)
     if match is not None:
         return match.group(1)  # router_hidden, the router's first map, is part of the router
     return "prompt" if "prompt_encoder" in name else "model"
@@ -40,6 +41,21 @@ def learning_rates(arguments: TrainingArguments) -> dict[str, float]:
     return own if arguments.mm_projector_lr is None else {**own, "projector": arguments.mm_projector_lr}
 
 
+def check_parts(model: nn.Module, arguments: TrainingArguments) -> None:
+    """Refuse learning rates and weight decays of parts that the model does not train.
+
+    Raises:
+        UserError: naming the part and those there are.
+    """
+    if not has_groups(arguments):
+        return
+    parts = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for flag, named in (("group_lr", arguments.learning_rates()), ("group_weight_decay", arguments.weight_decays())):
+        if missing := sorted(named.keys() - parts):
+            known = ", ".join(sorted(parts))
+            raise UserError(f"--{flag}: nothing that is trained is called {missing[0]!r}; parts: {known}")
+
+
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], decayed: Collection[str], arguments: TrainingArguments
 ) -> list[dict]:
@@ -49,18 +65,9 @@ def parameter_groups(
         parameters: the model's, by name; frozen ones are left out.
         decayed: names of those that weight decay may touch (no biases, no norms).
         arguments: with learning rates and weight decays.
-
-    Raises:
-        UserError: a part that the model does not have.
     """
     lr, decay = learning_rates(arguments), arguments.weight_decays()
     trained = [(name, p, part_of(name)) for name, p in parameters if p.requires_grad]
-    parts = {part for _, _, part in trained}
-    for flag, named in (("group_lr", arguments.learning_rates()), ("group_weight_decay", decay)):
-        if missing := sorted(named.keys() - parts):
-            raise UserError(
-                f"--{flag}: nothing that is trained is called {missing[0]!r}; parts: {', '.join(sorted(parts))}"
-            )
     groups: dict[tuple[str, bool], dict] = {}
     for name, parameter, part in trained:
         own, decays = part if part in lr or part in decay else REST, name in decayed

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import PreTrainedModel, TrainerState, set_seed
 
-from llava_teamlora.checkpoint import RunCard, library_versions, read_run_card, write_run_card
+from llava_teamlora.checkpoint import ADAPTER_FILE, RunCard, library_versions, read_run_card, write_run_card
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.data.dataset import ConversationDataset, VisionFormat
 from llava_teamlora.data.images import check_images
@@ -33,6 +33,7 @@ from llava_teamlora.training.adapt import adapt, start_deepspeed
 from llava_teamlora.training.arguments import Arguments
 from llava_teamlora.training.command_line import parse_arguments
 from llava_teamlora.training.folder import Start, adopt, find_start, last_checkpoint, prepare
+from llava_teamlora.training.groups import check_parts
 from llava_teamlora.training.preview import show_preview
 from llava_teamlora.training.telemetry import check_telemetry
 from llava_teamlora.training.trainer import LlavaTrainer
@@ -70,6 +71,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     base = load_base(arguments.model.base(), _dtype(arguments), arguments.model.attn_implementation)
     datasets = [_dataset(part, arguments, base, console) for part in (records, validation) if part]
     model = adapt(base, arguments)
+    check_parts(model, arguments.training)
     table = count_trainable(model)
     console.print(str(table))
     if arguments.training.dry_run:
@@ -148,6 +150,12 @@ def _identity(arguments: Arguments) -> dict[str, Any]:
     data = arguments.data
     paths = {"data_sha256": data.data_path, "validation_data_sha256": data.validation_data_path}
     paths["projector_sha256"] = arguments.model.pretrain_mm_mlp_adapter
+    paths["deepspeed_sha256"] = arguments.training.deepspeed if isinstance(arguments.training.deepspeed, str) else None
+    start = arguments.method.adapter_name_or_path
+    if start is not None:
+        paths["start_sha256"] = str(Path(start) / ADAPTER_FILE)
+        if not (Path(start) / ADAPTER_FILE).is_file():
+            raise UserError(f"{start}: holds no {ADAPTER_FILE} (--adapter_name_or_path)")
     found: dict[str, Any] = {name: file_sha256(Path(path)) for name, path in paths.items() if path}
     base = arguments.model.base()
     if all(Path(name).is_dir() for name in (base.model, base.vision_tower) if name):
@@ -244,7 +252,11 @@ def _adopt(trainer: LlavaTrainer, checkpoint: Path, console: Console) -> None:
     """Finish a run whose last checkpoint has all steps (transformers would train one too many)."""
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     _refuse_diverged(trainer)
-    if trainer.is_world_process_zero():
+    if trainer.adalora is not None:  # its checkpoints keep pruned ranks, a finished run does not
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.adalora.load(checkpoint)
+        trainer.save_model(str(trainer.args.output_dir))
+    elif trainer.is_world_process_zero():
         adopt(checkpoint, Path(str(trainer.args.output_dir)))
     _write_results(trainer, read_run_card(checkpoint).results["train_seconds"], console)
 

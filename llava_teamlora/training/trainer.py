@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from llava_teamlora.checkpoint import ADAPTER_FILE, RunCard, write_run_card
+from llava_teamlora.checkpoint import ADAPTER_FILE, FULL_FINETUNING, RunCard, write_run_card
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.sampler import ModalityLengthSampler
 from llava_teamlora.errors import UserError
@@ -48,6 +48,8 @@ class LlavaTrainer(Trainer):
         super().__init__(**kwargs)
         self.card = card
         self.image_processor = image_processor
+        _refuse_foreign_optimizer(self.args)
+        self.first_peak = 0.0
         self.interruption = Interruption()
         self.add_callback(self.interruption)
         self.adalora: AdaLoraSchedule | None = None
@@ -89,7 +91,7 @@ class LlavaTrainer(Trainer):
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, target)
             decayed = set(self.get_decay_parameter_names(target))
             groups = parameter_groups(target.named_parameters(), decayed, self.args)
-            self.first_peak: float = groups[0]["lr"]
+            self.first_peak = groups[0]["lr"]
             self.optimizer = optimizer_class(groups, **kwargs)
             return self.optimizer
         return super().create_optimizer(model)
@@ -190,7 +192,8 @@ class LlavaTrainer(Trainer):
         target = self.model if model is None else model
         if not isinstance(target, PreTrainedModel) or self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        saved = type(target).from_pretrained(resume_from_checkpoint, dtype="auto")
+        # In float32, which holds every dtype: the folder's own is that of the frozen part.
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         target.load_state_dict(saved.state_dict(), strict=True)
         return None
 
@@ -218,14 +221,29 @@ class LlavaTrainer(Trainer):
         Raises:
             UserError: if they were; the file is removed.
         """
-        path = Path(output_dir or str(self.args.output_dir)) / ADAPTER_FILE
+        folder = Path(output_dir or str(self.args.output_dir))
+        whole = self.card.method == FULL_FINETUNING
+        written: list[Path] = []
         try:
             super()._save(output_dir, state_dict)
-            if self.args.should_save and path.is_file():
-                refuse_lost_file(load_file(path))
+            if self.args.should_save:
+                written = sorted(folder.glob("model*.safetensors")) if whole else [folder / ADAPTER_FILE]
+                weights = {name: weight for path in written for name, weight in load_file(path).items()}
+                refuse_lost_file(weights)
         except LostWeights as error:
-            path.unlink(missing_ok=True)
-            raise UserError(f"{path.name}: {error}") from error
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise UserError(f"{folder}: {error}") from error
+
+
+def _refuse_foreign_optimizer(arguments: TrainingArguments) -> None:
+    """DeepSpeed makes an optimizer that its own configuration names, over one group."""
+    deepspeed = getattr(arguments, "hf_deepspeed_config", None)
+    if deepspeed is not None and deepspeed.config.get("optimizer") and has_groups(arguments):
+        raise UserError(
+            '--deepspeed: its "optimizer" section would leave --mm_projector_lr, --group_lr and --group_weight_decay '
+            "without effect: take the section out (see scripts/zero3.json), or drop these flags"
+        )
 
 
 class SetEpoch(TrainerCallback):

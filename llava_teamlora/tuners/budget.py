@@ -157,9 +157,10 @@ def match_rank(
             f"method {method!r} has no rank to choose: run it as it is, its number of parameters stands in the table"
         )
     options = replace(options, rank_pattern=None)
+    least = max(chosen.least_r, (options.target_r or 0) + 1)  # AdaLoRA starts above where it ends
     model_type = _model_type(where)
     if isinstance(where, nn.Module):
-        config = chosen.build(replace(options, r=chosen.least_r), model_type)
+        config = chosen.build(replace(options, r=least), model_type)
         sites = adapted_sites(where, config) if config is not None else []
     else:
         sites = where
@@ -170,7 +171,7 @@ def match_rank(
         return chosen.count(config, sites) if config is not None else 0
 
     # A count grows with the rank: bracket the target, then halve the bracket.
-    low, high = chosen.least_r, chosen.least_r + 1
+    low, high = least, least + 1
     while count(high) < target:
         low, high = high, 2 * high
     while high - low > 1:
@@ -179,7 +180,11 @@ def match_rank(
     found = [(low, 0), (high, 0)]
     allowed = TOLERANCE * (target + beside)
     if min(abs(count(*each) - target) for each in found) > allowed and "rank_pattern" in chosen.options:
-        found += [(low, more) for more in range(1, len(sites))]
+        few, many = 0, len(sites)  # the first so many sites at one rank more; the count grows with them
+        while many - few > 1:
+            middle = (few + many) // 2
+            few, many = (middle, many) if count(low, middle) < target else (few, middle)
+        found += [(low, few), (low, many)]
     best = min(found, key=lambda each: abs(count(*each) - target))
     reached = count(*best)
     if abs(reached - target) > allowed:

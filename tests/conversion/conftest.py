@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import PeftConfig, get_peft_model
 
 from llava_teamlora.checkpoint import RunCard, library_versions, write_run_card
@@ -27,6 +28,7 @@ def make_run(tiny: str, tmp_path: Path, colors: tuple[Path, Path]) -> MakeRun:
         config = METHODS[method].build(AdapterOptions(**options, modules_to_save=(PROJECTOR,)), "llava")
         assert isinstance(config, PeftConfig)
         config.task_type = "CAUSAL_LM"
+        torch.manual_seed(0)
         model = get_peft_model(base.model, config)
         randomise(model)
         model.save_pretrained(folder)

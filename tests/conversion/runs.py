@@ -14,12 +14,12 @@ MakeRun = Callable[..., Path]
 
 
 def randomise(model: Any) -> None:
-    """Move every trained weight; routers far, so that tokens are routed unlike."""
+    """Move every trained weight; routers most, so that tokens are routed unlike."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                scale = 1.0 if "router" in name else 0.002 if PROJECTOR in name else 0.1
+                scale = 0.3 if "router" in name else 0.002 if PROJECTOR in name else 0.1
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 

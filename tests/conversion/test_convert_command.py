@@ -129,3 +129,24 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture) -> None:
         main([command, "--help"])
     printed = capsys.readouterr().out
     assert "examples:" in printed and f"llava-teamlora {command} runs/" in printed
+
+
+def test_training_goes_on_from_a_converted_adapter(
+    make_run: MakeRun, colors: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run, warm, out = make_run("lora", r=8), tmp_path / "warm", tmp_path / "trained"
+    assert convert(run, warm, "--to", "teamlora", "--num_experts", "4") == 0
+    flags = ["train", "--config", str(warm / "run.yaml"), "--adapter_name_or_path", str(warm)]
+    flags += ["--image_folder", str(colors[1]), "--output_dir", str(out), "--max_steps", "1", "--disable_tqdm", "True"]
+    for extra, message in (
+        (["--r", "4"], "its adapter has r=2, this run's 4; repeat its options"),
+        (["--method", "hydralora"], "holds a TEAMLORA adapter, --method is hydralora"),
+        (["--adapter_name_or_path", str(run)], "holds a LORA adapter, --method is teamlora"),
+        (["--adapter_name_or_path", str(colors[1])], "holds no adapter_model.safetensors"),
+        (["--method", "full", "--r", "2"], "method 'full' has no option"),
+    ):
+        assert main([*flags, *extra]) == 1
+        assert message in capsys.readouterr().err
+    assert main([*flags, "--learning_rate", "0"]) == 0
+    torch.testing.assert_close(answers(out), answers(run), rtol=1e-4, atol=1e-4)
+    assert file_sha256(warm / "adapter_model.safetensors") == read_run_card(out).identity["start_sha256"]

@@ -72,6 +72,42 @@ def test_resume_equals_straight_and_the_folder_answers(
             load_model(straight, device="cpu")
 
 
+def test_full_fine_tuning_in_half_precision_resumes_exactly(argv: list[str], trained: Train, tmp_path: Path) -> None:
+    drop_dropout(argv)
+    flags = ["--method", "full", "--bf16", "True", "--save_total_limit", "9"]
+    straight = trained(*flags, "--output_dir", str(tmp_path / "straight"))
+    resumed = tmp_path / "resumed"
+    shutil.copytree(straight, resumed)
+    (resumed / "run.yaml").unlink()
+    shutil.rmtree(resumed / "checkpoint-6")
+    trained(*flags, "--output_dir", str(resumed))
+    assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(straight).items())
+
+
+def test_a_run_adopted_from_its_last_checkpoint_is_pruned_too(trained: Train, tmp_path: Path) -> None:
+    flags = ["--method", "adalora", "--r", "6", "--learning_rate", "3e-3"]
+    straight = trained(*flags, "--output_dir", str(tmp_path / "straight"))
+    adopted = tmp_path / "adopted"
+    shutil.copytree(straight, adopted)
+    for name in ("run.yaml", "adapter_model.safetensors", "adapter_config.json"):
+        (adopted / name).unlink()
+    trained(*flags, "--output_dir", str(adopted))
+    first, second = weights(straight), weights(adopted)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_flag_that_an_older_run_did_not_know_does_not_stop_it(trained: Train, tmp_path: Path) -> None:
+    run = trained("--save_total_limit", "9")
+    for card in (run / "run.yaml", run / "checkpoint-4" / "run.yaml"):
+        lines = card.read_text().splitlines(keepends=True)
+        card.write_text("".join(line for line in lines if "routing_telemetry_steps" not in line))
+    assert trained("--save_total_limit", "9") == run  # finished already
+    (run / "run.yaml").unlink()
+    shutil.rmtree(run / "checkpoint-6")
+    trained("--save_total_limit", "9")
+
+
 def test_adalora_prunes_to_its_budget(trained: Train) -> None:
     flags = ["--method", "adalora", "--r", "6", "--num_train_epochs", "2", "--gradient_accumulation_steps", "2"]
     run = trained(*flags, "--learning_rate", "3e-3")
@@ -107,6 +143,8 @@ def test_adaloras_regulariser_weighs_the_same_however_a_step_is_split(trained: T
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--method", "adalora", "--fp16", "True"], "--fp16 overflow now and then: use --bf16 True"),
+        (["--group_lr", "rooter=1e-3", "--dry_run", "True"], "--group_lr: nothing that is trained is called 'rooter'"),
         (["--method", "adalora", "--max_steps", "3"], "AdaLoRA's schedule needs at least 4 optimizer steps, got 3"),
         (["--method", "projector", "--freeze_mm_mlp_adapter", "True"], "trains modules_to_save alone"),
         (["--method", "ia3", "--match_params", "teamlora:r=8"], "method 'ia3' has no rank to choose"),
@@ -169,6 +207,7 @@ def test_parts_have_their_own_learning_rates_and_decays(trained: Train, tmp_path
         ("x.up_proj.lora_B.default.weight", "B"),
         ("x.up_proj.lora_E.default", "E"),
         ("x.down_proj.ia3_l.default", "l"),
+        ("x.up_proj.miss_block.default", "block"),
         ("prompt_encoder.default.embedding.weight", "prompt"),
         ("model.multi_modal_projector.modules_to_save.default.linear_1.weight", "projector"),
         ("model.language_model.layers.0.mlp.up_proj.weight", "model"),

@@ -43,7 +43,7 @@ class Adapter:
     @property
     def prefix(self) -> str:
         """What the names of the adapter's own weights begin with, such as ``teamlora_``."""
-        return f"{str(self.config.peft_type.value).lower()}_"  # pyright: ignore[reportOptionalMemberAccess]
+        return f"{method_name(self.config)}_"
 
     def layers(self) -> dict[str, Layer]:
         """Return the adapter's own weights: module path (without peft's ``base_model.model.``) -> name -> tensor."""
@@ -81,7 +81,9 @@ def routed_layers_of(adapter: Adapter, task: str) -> tuple[RoutedConfig, dict[st
     """
     config = adapter.config
     if not isinstance(config, RoutedConfig):
-        raise ValueError(f"{task} needs an adapter with experts (teamlora, moelora, hydralora), got {_method(config)}")
+        raise ValueError(
+            f"{task} needs an adapter with experts (teamlora, moelora, hydralora), got {method_name(config)}"
+        )
     layers = adapter.layers()
     if not layers:
         raise ValueError(f"{task}: the adapter's file holds no weight whose name begins with {adapter.prefix!r}")
@@ -94,6 +96,11 @@ def shares_down_projection(config: PeftConfig) -> bool:
     """Whether all experts of this method have one A."""
     tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]  # pyright: ignore[reportArgumentType]
     return tuner.tuner_layer_cls.shared_down_projection  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def method_name(config: PeftConfig) -> str:
+    """Return a method's name in lower case, as in METHODS and in the names of its weights."""
+    return str(getattr(config.peft_type, "value", config.peft_type)).lower()
 
 
 def adapter_of(model: PeftModel, name: str = "default") -> Adapter:
@@ -168,10 +175,6 @@ def _check_layer(config: RoutedConfig, path: str, layer: Layer) -> None:
                 f"{path}: {name} has shape {tuple(layer[name].shape)}, but num_experts={k} and r={r} ask for {size} "
                 f"{'columns' if dim else 'rows'}"
             )
-
-
-def _method(config: PeftConfig) -> str:
-    return str(config.peft_type.value).lower() if config.peft_type is not None else "an adapter of no type"
 
 
 def wide(weight: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llava_teamlora.tuners.low_rank.layer import init_projection
 from llava_teamlora.tuners.moelora.config import MoeLoraConfig
-from llava_teamlora.tuners.routed.adapter import Adapter, Layer, routed_layers_of, wide
+from llava_teamlora.tuners.routed.adapter import Adapter, Layer, method_name, routed_layers_of, wide
 from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.router import init_interaction
 from llava_teamlora.tuners.teamlora.config import TeamLoraConfig
@@ -115,7 +115,7 @@ def lora_to_teamlora(
     """
     lora = adapter.config
     if not isinstance(lora, LoraConfig) or adapter.prefix != "lora_":
-        raise ValueError(f"a warm start needs a LoRA of peft's, got {adapter.prefix.removesuffix('_')}")
+        raise ValueError(f"a warm start needs a LoRA of peft's, got {method_name(lora)}")
     _check_lora(lora, adapter)
     alpha = _alpha(lora, lora.r, lora.lora_alpha)
     config = TeamLoraConfig(
@@ -208,7 +208,7 @@ def _check_lora(config: LoraConfig, adapter: Adapter) -> None:
 
 def _routed(adapter: Adapter, kind: type[RoutedConfig], task: str) -> tuple[RoutedConfig, Mapping[str, Layer]]:
     if not isinstance(adapter.config, kind):
-        raise ValueError(f"{task} got an adapter of method {adapter.prefix.removesuffix('_')}")
+        raise ValueError(f"{task} got an adapter of method {method_name(adapter.config)}")
     return routed_layers_of(adapter, task)
 
 

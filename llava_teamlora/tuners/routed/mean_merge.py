@@ -22,10 +22,11 @@ from transformers.pytorch_utils import Conv1D
 from llava_teamlora.tuners.routed.auxiliary import record_routing, valid_positions
 from llava_teamlora.tuners.routed.layer import RoutedLinear
 from llava_teamlora.tuners.routed.merge_cost import MergeCost, Tally
+from llava_teamlora.tuners.routed.statistics import wide_dtype
 
 Batches = Iterable[Mapping[str, Any]]
 Means = dict[str, dict[str, Tensor]]
-"""Path of a layer -> name of an adapter -> mean omega ``[k]``, float64."""
+"""Path of a layer -> name of an adapter -> mean omega ``[k]``, in the device's widest float."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def mean_participation(model: nn.Module, batches: Batches) -> Means:
             model(**_inputs(batch))
         for record in records:
             key = paths[record.layer], record.adapter
-            omega = record.participation.double().flatten(0, -2)  # [N, k]
+            omega = record.participation.flatten(0, -2)  # [N, k]
+            omega = omega.to(wide_dtype(omega.device))
             valid = valid_positions(record.logits, batch.get("attention_mask"))
             omega = omega if valid is None else omega[valid.flatten()]
             sums[key] = sums.get(key, 0) + omega.sum(dim=0)

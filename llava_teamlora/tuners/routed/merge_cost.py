@@ -72,7 +72,7 @@ class Tally:
         difference = (after - before).abs()
         log_before, log_after = before.log_softmax(-1), after.log_softmax(-1)
         self.positions += len(before)
-        self.difference += difference.double().mean(dim=-1).sum().item()
+        self.difference += difference.mean(dim=-1).sum().item()
         self.greatest = max(self.greatest, difference.max().item())
         self.kl += F.kl_div(log_after, log_before, reduction="sum", log_target=True).item()
         self.agreed += (before.argmax(-1) == after.argmax(-1)).sum().item()
