@@ -12,7 +12,7 @@ from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_mo
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
