@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_runs import MakeRun, randomise
 from peft import PeftConfig, get_peft_model
 
 from llava_teamlora.checkpoint import RunCard, library_versions, write_run_card
@@ -15,7 +16,6 @@ from llava_teamlora.models.build import BaseSpec, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint
 from llava_teamlora.training.command_line import parse_arguments
 from llava_teamlora.tuners import METHODS, AdapterOptions
-from runs import MakeRun, randomise
 
 
 @pytest.fixture

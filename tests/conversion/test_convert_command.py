@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from made_runs import MakeRun, answers
 from safetensors.torch import load_file
 
 from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.cli import main
 from llava_teamlora.models.fingerprint import file_sha256
 from llava_teamlora.training.command_line import parse_arguments
-from runs import MakeRun, answers
 
 
 def convert(source: Path, output: Path, *flags: str) -> int:

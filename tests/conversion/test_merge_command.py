@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import MakeRun, answers
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_teamlora.cli import main
-from runs import MakeRun, answers
 
 OPTIONS = {"adalora": {"r": 4, "total_step": 10}, "moslora": {"r": 4}, "lora": {"r": 4}, "ia3": {}}
 
