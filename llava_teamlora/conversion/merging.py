@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from transformers import AutoConfig, LlavaProcessor
 
@@ -21,6 +22,8 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder, refuse_used_folder
 from llava_teamlora.generation.loading import load_quietly, no_progress_bars
 from llava_teamlora.models.fingerprint import file_sha256
+from llava_teamlora.tuners.low_rank.config import LowRankConfig
+from llava_teamlora.tuners.low_rank.layer import MERGE_REFUSAL
 from llava_teamlora.tuners.routed.adapter import method_name
 from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.mean_merge import MeanMerge, approximate_merge
@@ -105,6 +108,9 @@ def _check_mergeable(plan: MergePlan) -> None:
             "mean weights over a calibration set: --approximate mean --data_path JSON --image_folder DIR, which also "
             "reports what that costs"
         )
+    tuners: dict[Any, Any] = PEFT_TYPE_TO_TUNER_MAPPING  # pyright: ignore[reportAssignmentType]
+    if isinstance(config, LowRankConfig) and not (routed or tuners[config.peft_type].tuner_layer_cls.can_merge()):
+        raise UserError(f"{plan.run}: {name}: {MERGE_REFUSAL}")
     if not routed and plan.data is not None:
         raise UserError(f"{plan.run}: {name} merges exactly; drop --approximate and its data")
 
