@@ -207,7 +207,7 @@ def run_cell(out: Path, cell: Cell, settings: Settings) -> None:
     Raises:
         UserError: training refused, or its loss was not finite.
     """
-    from llava_teamlora.checkpoint import read_run_card
+    from llava_teamlora.checkpoint import library_versions, read_run_card
     from llava_teamlora.training.run import train
 
     started = time.monotonic()
@@ -233,6 +233,7 @@ def run_cell(out: Path, cell: Cell, settings: Settings) -> None:
         "train_seconds": results.get("train_seconds"),
         "train_loss": results.get("train_loss"),
         "cell_seconds": round(time.monotonic() - started, 1),
+        "commit": library_versions().get("commit"),
     }
     write_atomically(folder / "result.json", json.dumps(content) + "\n")
 

@@ -154,7 +154,8 @@ def collect(out: Path, settings: Settings) -> dict[str, Any]:
     return {
         "what": "benchmarks/quality.py",
         "settings": asdict(settings),
-        "versions": library_versions(),
+        "versions": {name: version for name, version in library_versions().items() if name != "commit"},
+        "commits": sorted({cell["commit"] for cell in cells if cell["commit"]}),
         "seeds": seeds,
         "floors": _mean_floors([floors(data_folder(out, seed)) for seed in seeds]),
         "chosen": {name: _choice(choice) for name, choice in chosen.items()},
