@@ -5,7 +5,7 @@ allocated, and a model on the meta device will do. Percentages are of the base m
 Table 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -170,21 +170,14 @@ def match_rank(
         config = chosen.build(_ranked(options, sites, rank, more), model_type)
         return chosen.count(config, sites) if config is not None else 0
 
-    # A count grows with the rank: bracket the target, then halve the bracket.
-    low, high = least, least + 1
+    high = least + 1
     while count(high) < target:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) < target else (low, middle)
+        high *= 2
+    low, high = _halve(count, least, high, target)
     found = [(low, 0), (high, 0)]
     allowed = TOLERANCE * (target + beside)
     if min(abs(count(*each) - target) for each in found) > allowed and "rank_pattern" in chosen.options:
-        few, many = 0, len(sites)  # the first so many sites at one rank more; the count grows with them
-        while many - few > 1:
-            middle = (few + many) // 2
-            few, many = (middle, many) if count(low, middle) < target else (few, middle)
-        found += [(low, few), (low, many)]
+        found += [(low, more) for more in _halve(lambda more: count(low, more), 0, len(sites), target)]
     best = min(found, key=lambda each: abs(count(*each) - target))
     reached = count(*best)
     if abs(reached - target) > allowed:
@@ -195,6 +188,14 @@ def match_rank(
             "(such as num_experts) with a finer step, or set that rank yourself"
         )
     return _ranked(options, sites, *best)
+
+
+def _halve(count: Callable[[int], int], low: int, high: int, target: int) -> tuple[int, int]:
+    """Return the neighbours between `low` and `high` at which a count that grows passes the target."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < target else (low, middle)
+    return low, high
 
 
 def _ranked(options: AdapterOptions, sites: Sequence[Site], rank: int, more: int) -> AdapterOptions:
