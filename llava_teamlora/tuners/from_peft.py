@@ -117,7 +117,8 @@ def ia3(said: dict[str, Any]) -> IA3Config:
     Raises:
         ValueError: `target_modules` without saying which of them are feed-forward.
     """
-    _need_targets("ia3", said)
+    if "target_modules" not in said:
+        raise ValueError("method 'ia3' needs target_modules and feedforward_modules: this model type has no default")
     if "feedforward_modules" not in said:
         raise ValueError(
             "method 'ia3' with target_modules needs feedforward_modules too: those of the targets whose input is "
@@ -169,8 +170,6 @@ def _need_targets(method: str, said: dict[str, Any]) -> None:
         raise ValueError(
             f"method {method!r} needs target_modules: peft's own default for it is the attention, not the "
             "feed-forward linears that TeamLoRA adapts"
-            if method != "ia3"
-            else "method 'ia3' needs target_modules and feedforward_modules: this model type has no default"
         )
 
 

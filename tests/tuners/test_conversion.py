@@ -12,7 +12,7 @@ from tiny_models import make_llama
 from torch import Tensor
 
 from llava_teamlora import MoeLoraConfig, TeamLoraConfig
-from llava_teamlora.tuners.routed.adapter import Adapter, adapter_of, read_adapter, rewrite_folder, write_adapter
+from llava_teamlora.tuners.routed.adapter import Adapter, adapter_of, read_adapter, write_adapter
 from llava_teamlora.tuners.routed.conversion import lora_to_teamlora, moelora_to_teamlora, teamlora_to_moelora
 
 
@@ -164,7 +164,7 @@ def test_a_lora_with_a_lost_weight_is_refused() -> None:
 def test_folders(ids: Tensor, tmp_path: Path) -> None:
     model = random_adapter(lora_config(modules_to_save=["lm_head"]))
     model.save_pretrained(tmp_path / "lora")
-    rewrite_folder(tmp_path / "lora", tmp_path / "team", lambda adapter: lora_to_teamlora(adapter, 2))
+    write_adapter(lora_to_teamlora(read_adapter(tmp_path / "lora"), 2), tmp_path / "team")
     loaded = PeftModel.from_pretrained(make_llama().double(), tmp_path / "team").double()
     assert_same(model, loaded, ids)
     assert {path.name for path in tmp_path.iterdir()} == {"lora", "team"}

@@ -6,7 +6,7 @@ which conversions and surgery turn into another one, and which is written as a f
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,18 +145,6 @@ def write_adapter(adapter: Adapter, folder: str | Path) -> None:
         adapter.config.save_pretrained(aside)
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             os.replace(Path(aside, name), folder / name)
-
-
-def rewrite_folder(source: str | Path, target: str | Path, change: Callable[[Adapter], Adapter]) -> Adapter:
-    """Read an adapter folder, change the adapter, write it to another folder, and return it.
-
-    Raises:
-        ValueError: if the source is no adapter folder, or `change` refuses it.
-        FileExistsError: if the target holds an adapter already.
-    """
-    changed = change(read_adapter(source))
-    write_adapter(changed, target)
-    return changed
 
 
 def _check_layer(config: RoutedConfig, path: str, layer: Layer) -> None:
