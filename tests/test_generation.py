@@ -16,6 +16,7 @@ from llava_teamlora.checkpoint import Loaded, load_model
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.data.images import prepare_image
 from llava_teamlora.data.records import Turn
+from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation import Answer, Decoding, Generator, Query
 from llava_teamlora.generation.loading import load_quietly
@@ -38,12 +39,12 @@ def generator(loaded: Loaded) -> Generator:
 def queries() -> list[Query]:
     """Five questions about a red picture, two about a wide green one, two without any: of unequal lengths."""
     red, green = Image.new("RGB", (64, 64), (255, 0, 0)), Image.new("RGB", (80, 40), (0, 255, 0))
-    talk = (Turn("human", "what color is it?"), Turn("gpt", "red"), Turn("human", "is it a circle?"))
+    talk = (Turn("human", "<image>\nwhat color is it?"), Turn("gpt", "red"), Turn("human", "is it a circle?"))
     return [
         Query.ask("what color is the shape?", red),
         Query.ask("is there a triangle?", red),
         Query.ask("is there not a circle in the image?", red),
-        Query(talk, (red,), 0),
+        Query(talk, (red,)),
         Query.ask("is there?", red),
         Query.ask("what shape is this?", green),
         Query.ask("is this a blue shape?", green),
@@ -132,6 +133,47 @@ def test_end_token_stops_a_row_and_not_the_others(
 def test_streamed_pieces_join_to_the_answer(generator: Generator, queries: list[Query], decoding: Decoding) -> None:
     for query in queries:
         assert "".join(generator.stream(query, decoding)) == generator.generate([query], decoding)[0].text
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> None:
+    """Let every row say these tokens, whatever the model thinks."""
+
+    class Script:
+        def __init__(self, *_: object) -> None:
+            self.said = 0
+
+        def __call__(self, logits: torch.Tensor, rows: list[int]) -> list[int]:
+            self.said += 1
+            return [tokens[self.said - 1]] * len(rows)
+
+    monkeypatch.setattr("llava_teamlora.generation.generator.Chooser", Script)
+
+
+def test_a_stop_text_ends_an_answer(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """v0 has no token for the end: its answers end where the next turn's mark begins, token by token."""
+    generator = Generator(replace(loaded, template=get_template("v0")))
+    tokens = loaded.tokenizer("it is # red\n### Human: and", add_special_tokens=False).input_ids
+    scripted(monkeypatch, tokens)
+    answer = generator.generate([Query.ask("what?")], Decoding(max_new_tokens=len(tokens)))[0]
+    assert (answer.text, answer.finish) == ("it is # red", "stop")
+    assert len(answer.token_ids) < len(tokens) and "Human" not in loaded.tokenizer.decode(list(answer.token_ids))
+    pieces = list(generator.stream(Query.ask("what?"), Decoding(max_new_tokens=len(tokens))))
+    assert "".join(pieces) == "it is # red" and len(pieces) > 1
+    cut = generator.generate([Query.ask("what?")], Decoding(max_new_tokens=3))[0]
+    assert cut.finish == "length"
+    with pytest.raises(UserError, match=r"--num_beams 2 .* --version v0 ends them in the text '###'"):
+        generator.generate([Query.ask("what?")], Decoding(num_beams=2))
+
+
+def test_a_templates_end_token_ends_an_answer(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where neither tokenizer nor generation settings name it, as with MPT's <|im_end|>."""
+    (other,) = loaded.tokenizer("\n", add_special_tokens=False).input_ids[-1:]
+    monkeypatch.setattr("llava_teamlora.generation.generator.end_token_id", lambda *_: other)
+    generator = Generator(loaded)
+    words = loaded.tokenizer("red", add_special_tokens=False).input_ids
+    scripted(monkeypatch, [*words, other, *words])
+    answer = generator.generate([Query.ask("what?")], Decoding(max_new_tokens=8))[0]
+    assert (answer.text, answer.finish) == ("red", "stop")
 
 
 def test_a_stream_can_be_stopped(generator: Generator, queries: list[Query], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,15 +296,17 @@ def test_the_last_position_ends_an_answer(
 
 
 def test_misuse_is_refused(loaded: Loaded, generator: Generator) -> None:
-    with pytest.raises(UserError, match="1 picture places for 0"):
-        generator.encode(Query.ask("what is <image>?"))
+    with pytest.raises(UserError, match="the text holds <image>, which marks a picture's place"):
+        Query.ask("what is <image>?")
     blind = Generator(replace(loaded, vision=None))
     with pytest.raises(UserError, match="text-only model"):
         blind.encode(Query.ask("what?", Image.new("RGB", (8, 8))))
     with pytest.raises(ValueError, match="ends in a human turn"):
         Query((Turn("gpt", "red"),))
-    with pytest.raises(ValueError, match="image_turn"):
-        Query((Turn("human", "what?"),), image_turn=0)
+    with pytest.raises(UserError, match=r"the questions hold 1 x <image> for 0 picture\(s\)"):
+        Query((Turn("human", "<image>\nwhat?"),))
+    with pytest.raises(UserError, match="<image> stands in an answer"):
+        Query((Turn("human", "q"), Turn("gpt", "<image>"), Turn("human", "q")))
 
 
 @pytest.mark.parametrize(

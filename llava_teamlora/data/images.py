@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -17,12 +17,18 @@ from PIL import Image, UnidentifiedImageError
 from llava_teamlora.data.records import Record
 from llava_teamlora.errors import UserError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 ASPECT_RATIOS = ("pad", "square")
 """``pad``: centre on a mean-coloured square first. ``square``: straight to the tower's resize and crop."""
 
+_IN_LINE = 4096
+"""Calls that wait for a thread at once."""
+
 
 def load_image(path: str | Path) -> Image.Image:
-    """Decode a picture to RGB.
+    """Decode a picture to RGB as LLaVA does: what is see-through shows its own colour, EXIF does not turn it.
 
     Raises:
         UserError: missing, unreadable, truncated or oversized file.
@@ -32,7 +38,10 @@ def load_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path}: {'is a folder, not a picture' if path.is_dir() else 'no such picture'}")
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            picture = image.convert("RGB")
+            # The note of a see-through colour outlives the conversion, and transformers would paint it white.
+            picture.info.pop("transparency", None)
+            return picture
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable picture ({error})") from error
 
@@ -109,22 +118,52 @@ def check_images(
             users.setdefault(image, record)
     if not users:
         return 0
-    root = _existing_folder(folder, next(iter(users.values())))
+    root = picture_folder(folder, next(iter(users.values())))
     decode = len(users) <= decode_up_to
-    bad: list[str] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for name, problem in zip(users, pool.map(lambda name: _problem(root / name, decode), users), strict=True):
-            if problem is not None:
-                bad.append(f"{users[name].where}: {root / name}: {problem}")
-            if progress is not None:
-                progress(1)
+    problems = in_threads(lambda name: _problem(root / name, decode), list(users), progress, threads)
+    bad = [
+        f"{user.where}: {root / name}: {problem}"
+        for (name, user), problem in zip(users.items(), problems, strict=True)
+        if problem is not None
+    ]
     if bad:
         more = f"; and {len(bad) - shown} more" if len(bad) > shown else ""
         raise UserError(f"{len(bad)} of {len(users)} pictures cannot be used: {'; '.join(bad[:shown])}{more}")
     return len(users)
 
 
-def _existing_folder(folder: str | Path | None, first: Record) -> Path:
+def in_threads(
+    function: Callable[[T], R], items: Sequence[T], progress: Callable[[int], object] | None = None, threads: int = 16
+) -> list[R]:
+    """Call a function that waits for files or decodes (and so lets other threads run) on each item, in order.
+
+    Ctrl-C ends it at once: nothing that waits in line is begun any more.
+
+    Args:
+        function: of one item; must not raise.
+        items: what to call it with.
+        progress: called with 1 after each item.
+        threads: calls at once.
+    """
+    results: list[R] = []
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for start in range(0, len(items), _IN_LINE):
+            for result in pool.map(function, items[start : start + _IN_LINE]):
+                results.append(result)
+                if progress is not None:
+                    progress(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def picture_folder(folder: str | Path | None, first: Record) -> Path:
+    """``--image_folder``, if it is one.
+
+    Raises:
+        UserError: none is given though ``first`` has a picture, or it is not there.
+    """
     if folder is None:
         raise UserError(f"{first.where}: has a picture, but no --image_folder is given")
     if not Path(folder).is_dir():

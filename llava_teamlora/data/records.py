@@ -8,7 +8,7 @@ that a bad record is refused before a model is loaded. Format: LLaVA, ``docs/Fin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ _ROLES: tuple[Role, Role] = ("human", "gpt")
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance. ``text`` holds no image marker: see :attr:`Record.image_turn`."""
+    """One utterance. Each ``IMAGE_TOKEN`` in the human's text is the place of one picture."""
 
     role: Role
     text: str
@@ -36,9 +36,9 @@ class Record:
         source: file the record was read from.
         index: position in that file, from 0.
         id: the record's own id, or its index as text.
-        images: picture paths as written, relative to the image folder. Empty for a text-only record.
+        images: picture paths as written, relative to the image folder, in the order of the markers in the human's
+            turns. Empty for a text-only record.
         turns: human, gpt, human, gpt, …; always an even number, at least two.
-        image_turn: index of the turn in front of which the pictures stand; None for a text-only record.
         task: a tag that routing statistics are split by (our addition to LLaVA's format); None if there is none.
     """
 
@@ -47,7 +47,6 @@ class Record:
     id: str
     images: tuple[str, ...]
     turns: tuple[Turn, ...]
-    image_turn: int | None
     task: str | None = None
 
     @property
@@ -57,7 +56,7 @@ class Record:
 
     @property
     def words(self) -> int:
-        """Words of all turns: LLaVA's measure of length for grouping (picture tokens are not counted)."""
+        """Words of all turns: LLaVA's measure of length for grouping (a picture is one word)."""
         return sum(len(turn.text.split()) for turn in self.turns)
 
 
@@ -69,13 +68,33 @@ def load_records(path: str | Path) -> list[Record]:
             message names file, record index and field.
     """
     path = Path(path)
-    rows = _read_rows(path)
+    return [parse_record(row, source=str(path), index=index) for index, row in enumerate(read_rows(path))]
+
+
+@dataclass(frozen=True)
+class BrokenLine:
+    """Stands for a line of a ``.jsonl`` file that is no JSON."""
+
+    reason: str
+
+
+def read_rows(path: Path, *, with_broken_lines: bool = False) -> list[Any]:
+    """The records of a data file as JSON gives them, unchecked.
+
+    Args:
+        path: ``.json`` or ``.jsonl``.
+        with_broken_lines: let a :class:`BrokenLine` stand for a line of a ``.jsonl`` file that is no JSON.
+
+    Raises:
+        UserError: no such file, broken JSON, no list, or an empty one.
+    """
+    rows = _rows(path, with_broken_lines)
     if not rows:
         raise UserError(f"{path}: holds no records")
-    return [parse_record(row, source=str(path), index=index) for index, row in enumerate(rows)]
+    return rows
 
 
-def _read_rows(path: Path) -> list[Any]:
+def _rows(path: Path, with_broken_lines: bool) -> list[Any]:
     if not path.is_file():
         kind = "is a folder, not a JSON file" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {kind}")
@@ -87,7 +106,7 @@ def _read_rows(path: Path) -> list[Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         if path.suffix == ".jsonl":
-            return _parse_lines(text)
+            return _parse_lines(text, with_broken_lines)
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         hint = " (one record a line? name it .jsonl)" if error.msg == "Extra data" else ""
@@ -99,24 +118,26 @@ def _read_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _parse_lines(text: str) -> list[Any]:
-    rows = []
+def _parse_lines(text: str, with_broken: bool) -> list[Any]:
+    rows: list[Any] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise json.JSONDecodeError(error.msg, "\n" * (number - 1) + line, number - 1 + error.pos) from error
+            if not with_broken:
+                raise json.JSONDecodeError(error.msg, "\n" * (number - 1) + line, number - 1 + error.pos) from error
+            rows.append(BrokenLine(f"broken JSON at line {number}, column {error.colno}: {error.msg}"))
     return rows
 
 
 def parse_record(row: Any, *, source: str, index: int) -> Record:
     """Check one raw record and give it its type.
 
-    As in LLaVA, image markers are taken out of the turn they stand in and the pictures are put before that
-    turn's text. Unlike LLaVA, a record whose markers and pictures disagree is refused: LLaVA then drops the
-    picture or consumes the next record's.
+    A single picture is moved to the front of its turn, as in LLaVA. Several stay where their markers stand, in one
+    question or in many. A record whose markers and pictures disagree is refused: LLaVA then drops the picture or
+    consumes the next record's.
 
     Raises:
         UserError: naming ``source``, ``index`` and the field.
@@ -128,18 +149,17 @@ def parse_record(row: Any, *, source: str, index: int) -> Record:
     here = f"{here} (id {identity})"
     images = _parse_images(row, here)
     raw_turns = _parse_conversations(row, here)
-    markers = [(position, turn.text.count(IMAGE_TOKEN)) for position, turn in enumerate(raw_turns)]
-    marked = [(position, count) for position, count in markers if count]
-    image_turn = _check_markers(marked, images, raw_turns, here)
-    turns = tuple(_without_marker(turn) for turn in raw_turns)
-    return Record(source, index, identity, images, turns, image_turn, _parse_task(row, here))
+    _check_markers(raw_turns, images, here)
+    turns = tuple(_marker_first(turn) for turn in raw_turns) if len(images) == 1 else tuple(raw_turns)
+    return Record(source, index, identity, images, turns, _parse_task(row, here))
 
 
-def _without_marker(turn: Turn) -> Turn:
+def _marker_first(turn: Turn) -> Turn:
     # LLaVA strips white space only where a marker stood; other turns keep theirs, so that ids agree.
     if IMAGE_TOKEN not in turn.text:
         return turn
-    return Turn(turn.role, turn.text.replace(IMAGE_TOKEN, "").strip())
+    text = turn.text.replace(IMAGE_TOKEN, "").strip()
+    return Turn(turn.role, f"{IMAGE_TOKEN}\n{text}".strip())
 
 
 def _parse_images(row: dict[str, Any], here: str) -> tuple[str, ...]:
@@ -185,23 +205,18 @@ def _parse_conversations(row: dict[str, Any], here: str) -> list[Turn]:
     return turns
 
 
-def _check_markers(
-    marked: list[tuple[int, int]], images: tuple[str, ...], turns: Iterable[Turn], here: str
-) -> int | None:
-    count = sum(number for _, number in marked)
-    if not images:
-        if count:
-            raise UserError(f"{here}: {count} x {IMAGE_TOKEN} but no 'image' field; remove it or name a picture")
-        return None
-    if not count:
+def _check_markers(turns: Sequence[Turn], images: tuple[str, ...], here: str) -> None:
+    counts = {position: turn.text.count(IMAGE_TOKEN) for position, turn in enumerate(turns)}
+    total = sum(counts.values())
+    if total and not images:
+        raise UserError(f"{here}: {total} x {IMAGE_TOKEN} but no 'image' field; remove it or name a picture")
+    if images and not total:
         raise UserError(f"{here}: 'image' is given but no turn holds {IMAGE_TOKEN}; add it to the question")
-    if len(marked) > 1 or count != len(images):
-        places = ", ".join(f"{number} in turn {position}" for position, number in marked)
+    for position, turn in enumerate(turns):
+        if turn.role == "gpt" and counts[position]:
+            raise UserError(f"{here}: {IMAGE_TOKEN} stands in gpt's turn {position}; it belongs in a question")
+    if total != len(images):
+        places = ", ".join(f"{count} in turn {position}" for position, count in counts.items() if count)
         raise UserError(
-            f"{here}: {count} x {IMAGE_TOKEN} ({places}) for {len(images)} picture(s); "
-            "each picture needs exactly one, all in the same human turn"
+            f"{here}: {total} x {IMAGE_TOKEN} ({places}) for {len(images)} picture(s); each picture needs exactly one"
         )
-    position = marked[0][0]
-    if position % 2:
-        raise UserError(f"{here}: {IMAGE_TOKEN} stands in gpt's turn {position}; it belongs in a question")
-    return position

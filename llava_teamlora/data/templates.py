@@ -1,18 +1,25 @@
 """Conversations -> text segments that know whether they are trained on.
 
 In: a record's turns. Out: a list of :class:`Segment`; their texts joined are the prompt, and those with
-``trained=True`` are exactly the assistant's answers with their end marker. Masks follow from the segments by
-construction; nothing is ever recovered by splitting rendered text. Source: LLaVA ``conversation.py``
-(``vicuna_v1``, ``plain``) and ``preprocess_v1`` / ``preprocess_plain`` for what is masked.
+``trained=True`` are what carries a loss: the answers with what ends them, in ``v0`` and ``llava_llama_3`` also the
+marks of the turns, as where they come from. Masks follow from the segments by construction; nothing is recovered by
+splitting rendered text.
+
+Source: LLaVA ``conversation.py`` and the ``preprocess_*`` functions of its ``train.py``; for ``llava_llama_3`` those of
+LLaVA-NeXT. Differs from them where theirs go wrong (tests/data/test_golden_ids.py names every case):
+
+- LLaVA leaves out an empty answer's end, so that the next question follows at once. Here an empty answer has an end.
+- LLaVA counts its masks by tokenizing pieces anew. Where the sum is off (an answer that holds ``ASSISTANT: `` or
+  ``[/INST] ``; ``mpt`` and ``chatml_direct``, nearly always) it masks the whole conversation or is off by a token.
+- LLaVA's ``train.py --version v0`` sets no template and so trains on ``v1``'s prompts; here ``v0`` is ``v0``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from llava_teamlora.constants import IMAGE_TOKEN
+from llava_teamlora.constants import IMAGE_TOKEN, IMAGE_WRAPPED
 from llava_teamlora.data.records import Turn
 from llava_teamlora.errors import UserError, nearest
 
@@ -25,88 +32,212 @@ class Segment:
     trained: bool
 
 
-class Template(Protocol):
-    """How turns become text."""
+def _given(text: str) -> Segment:
+    return Segment(text, trained=False)
 
-    @property
-    def name(self) -> str:
-        """The template's name in TEMPLATES."""
-        ...
 
-    @property
-    def end(self) -> str | None:
-        """What ends an answer, and must be the tokenizer's end token; None if answers do not end in one."""
-        ...
+def _trained(text: str) -> Segment:
+    return Segment(text, trained=True)
 
-    def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
+
+@dataclass(frozen=True)
+class Template:
+    """How turns become text. In ``human`` and ``gpt`` the turn's text stands for ``{}``.
+
+    Attributes:
+        name: the template's first name in TEMPLATES.
+        opening: before everything, the system prompt in it.
+        human: a question, and what asks for its answer.
+        gpt: an answer, and what ends it.
+        between: before every question but the first.
+        closing: after the last answer.
+        end: the token that ends an answer; None if none does.
+        stop: the text that ends an answer where no token does.
+        image: how one picture stands in a question.
+        trim: whether white space around a turn's text is dropped.
+    """
+
+    name: str
+    opening: tuple[Segment, ...]
+    human: tuple[Segment, ...]
+    gpt: tuple[Segment, ...]
+    between: tuple[Segment, ...] = ()
+    closing: tuple[Segment, ...] = ()
+    end: str | None = None
+    stop: str | None = None
+    image: str = IMAGE_TOKEN
+    trim: bool = False
+
+    def segments(self, turns: Sequence[Turn]) -> list[Segment]:
         """Segments of a whole conversation, or of a prompt when the last turn is the human's.
 
         Args:
-            turns: human, gpt, human, …; ending in a human turn asks for an answer.
-            images: number of pictures, all placed before the text of ``image_turn``.
-            image_turn: index into ``turns``; None without pictures.
+            turns: human, gpt, human, …; ``IMAGE_TOKEN`` in a question is a picture's place.
+
+        Raises:
+            UserError: turns that the template has no form for.
         """
-        ...
-
-
-def with_images(text: str, images: int) -> str:
-    """LLaVA's form of a turn with pictures: one ``<image>\\n`` each, then the text."""
-    return (IMAGE_TOKEN + "\n") * images + text
-
-
-@dataclass(frozen=True)
-class Vicuna:
-    """``v1``: system, then ``USER: q ASSISTANT: a</s>USER: …`` with no space after ``</s>``."""
-
-    name: str
-    system: str
-    end: str | None = "</s>"
-
-    def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
-        """See :meth:`Template.segments`."""
-        pieces = [Segment(self.system + " ", trained=False)]
+        pieces = [*self.opening]
         for position, turn in enumerate(turns):
             if turn.role == "human":
-                text = with_images(turn.text, images if position == image_turn else 0)
-                pieces.append(Segment(f"USER: {text} ASSISTANT:", trained=False))
+                pieces += self.between if position else ()
+                pieces += self._filled(self.human, turn.text.replace(IMAGE_TOKEN, self.image))
             else:
-                pieces.append(Segment(f" {turn.text}{self.end}", trained=True))
-        return pieces
+                pieces += self._filled(self.gpt, turn.text)
+        return [*pieces, *self.closing] if len(turns) and len(turns) % 2 == 0 else pieces
+
+    def _filled(self, pattern: tuple[Segment, ...], text: str) -> Iterator[Segment]:
+        for piece in pattern:
+            before, slot, after = piece.text.partition("{}")
+            filling = (text.strip() if self.trim else text) if slot else ""
+            yield Segment(before + filling + after, piece.trained)
 
 
 @dataclass(frozen=True)
-class Plain:
-    """``plain``, for projector pre-training: picture, caption, newline. The human's text is discarded."""
+class Plain(Template):
+    """For projector pre-training: picture, caption, newline. The human's text is discarded."""
 
-    name: str
-    end: str | None = None
-
-    def segments(self, turns: Sequence[Turn], images: int = 0, image_turn: int | None = None) -> list[Segment]:
+    def segments(self, turns: Sequence[Turn]) -> list[Segment]:
         """See :meth:`Template.segments`.
 
         Raises:
             UserError: not one picture, or not one human and at most one gpt turn.
         """
-        if images != 1 or image_turn != 0 or len(turns) > 2:
-            raise UserError("--version plain takes one picture, one human turn and one caption a record")
-        caption = [Segment(turns[1].text + "\n", trained=True)] if len(turns) == 2 else []
-        return [Segment(IMAGE_TOKEN, trained=False), *caption]
+        if not 1 <= len(turns) <= 2 or turns[0].text.count(IMAGE_TOKEN) != 1:
+            raise UserError(f"--version {self.name} takes one picture, one human turn and one caption a record")
+        # The bare picture also where the others wrap it: LLaVA's preprocess_plain drops <im_start> and <im_end>.
+        return [_given(IMAGE_TOKEN), *self._filled(self.gpt, turns[-1].text if len(turns) == 2 else "")][: len(turns)]
 
 
-_VICUNA_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+def _vicuna(name: str, system: str, image: str = IMAGE_TOKEN) -> Template:
+    """No space after ``</s>``."""
+    return Template(
+        name,
+        opening=(_given(system + " "),),
+        human=(_given("USER: {} ASSISTANT:"),),
+        gpt=(_trained(" {}</s>"),),
+        end="</s>",
+        image=image,
+    )
+
+
+def _alpaca(name: str, system: str, image: str = IMAGE_TOKEN) -> Template:
+    """``### ``, with no token for an end: the next turn's ``###`` is it, and trained on in front of questions too."""
+    return Template(
+        name,
+        opening=(_given(system + "\n\n"),),
+        human=(_trained("###"), _given(" Human: {}\n"), _trained("### Assistant:")),
+        gpt=(_trained(" {}\n"),),
+        closing=(_trained("### "),),
+        stop="###",
+        image=image,
+    )
+
+
+def _llama_2(name: str, system: str, bos: str) -> Template:
+    """``bos`` stands before every question; the first one's is the tokenizer's own."""
+    return Template(
+        name,
+        opening=(_given(f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "[INST] "),),
+        human=(_given("{} [/INST]"),),
+        gpt=(_trained(" {} </s>"),),
+        between=(_given(f"{bos}[INST] "),),
+        end="</s>",
+    )
+
+
+def _chatml(name: str, system: str) -> Template:
+    """ChatML as LLaVA writes it: no newline after ``<|im_end|>``."""
+    return Template(
+        name,
+        opening=(_given(f"<|im_start|>system\n{system}<|im_end|>"),),
+        human=(_given("<|im_start|>user\n{}<|im_end|><|im_start|>assistant\n"),),
+        gpt=(_trained("{}<|im_end|>"),),
+        end="<|im_end|>",
+    )
+
+
+def _llama_3(name: str, system: str) -> Template:
+    """The marks of all turns are trained on (all but the bos, whose label no position predicts), as in LLaVA-NeXT."""
+    start, stop, end = _trained("<|start_header_id|>"), _trained("<|end_header_id|>"), _trained("<|eot_id|>")
+    return Template(
+        name,
+        opening=(start, _given("system"), stop, _given(f"\n\n{system}"), end),
+        human=(
+            start,
+            _given("user"),
+            stop,
+            _given("\n\n{}"),
+            end,
+            start,
+            _trained("assistant"),
+            stop,
+            _trained("\n\n"),
+        ),
+        gpt=(_trained("{}<|eot_id|>"),),
+        end="<|eot_id|>",
+        trim=True,
+    )
+
+
+_HELPFUL = "The assistant gives helpful, detailed, and polite answers to the {}'s questions."
+_USER = "A chat between a curious user and an artificial intelligence assistant. "
+_HUMAN = "A chat between a curious human and an artificial intelligence assistant. "
+_MMTAG = (
+    "The assistant is able to understand the visual content that the user provides, and assist the user with a variety "
+    "of tasks using natural language.The visual content will be provided with the following format: "
+    "<Image>visual content</Image>."
 )
+_VISION = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+_LLAMA_2 = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  "
+    "Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. "
+    "Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question does not make "
+    "any sense, or is not factually coherent, explain why instead of answering something not correct. If you don't "
+    "know the answer to a question, please don't share false information."
+)
+_MPT = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
+
+_V0 = _alpaca("v0", _HUMAN + _HELPFUL.format("human"))
+_V1 = _vicuna("v1", _USER + _HELPFUL.format("user"))
+_PLAIN = Plain("plain", opening=(), human=(), gpt=(_trained("{}\n"),), stop="\n")
+_MISTRAL = _llama_2("mistral_instruct", "", bos="")
+_CHATML = _chatml("chatml_direct", "Answer the questions.")
+_LLAMA_3 = _llama_3("llava_llama_3", _VISION)
 
 TEMPLATES: dict[str, Template] = {
-    "v1": Vicuna("v1", _VICUNA_SYSTEM),
-    "vicuna_v1": Vicuna("v1", _VICUNA_SYSTEM),
-    "plain": Plain("plain"),
+    "v1": _V1,
+    "vicuna_v1": _V1,
+    "plain": _PLAIN,
+    "v0_plain": _PLAIN,
+    "v0": _V0,
+    "default": _V0,
+    "llava_v0": _V0,
+    "v0_mmtag": _alpaca("v0_mmtag", _USER + _MMTAG, image=f"<Image>{IMAGE_TOKEN}</Image>"),
+    "llava_v1": _vicuna("llava_v1", _HUMAN + _HELPFUL.format("human")),
+    "v1_mmtag": _vicuna("v1_mmtag", _USER + _MMTAG, image=f"<Image>{IMAGE_TOKEN}</Image>"),
+    "llama_2": _llama_2("llama_2", _LLAMA_2, bos="<s>"),
+    "llava_llama_2": _llama_2("llava_llama_2", _VISION, bos="<s>"),
+    "mistral_instruct": _MISTRAL,
+    "llava_mistral_instruct": _MISTRAL,
+    "mpt": _chatml("mpt", _MPT),
+    "chatml_direct": _CHATML,
+    "mistral_direct": _CHATML,
+    "llama_3": _LLAMA_3,
+    "llava_llama_3": _LLAMA_3,
 }
+"""LLaVA's names for ``--version``, LLaVA-NeXT's ``llava_llama_3`` and ``llava_mistral_instruct``, and ``llama_3``."""
 
 
-def get_template(version: str) -> Template:
+def get_template(version: str, im_start_end: bool = False) -> Template:
     """The template of that name.
+
+    Args:
+        version: one of TEMPLATES.
+        im_start_end: whether ``<im_start>`` and ``<im_end>`` stand around every picture (``--mm_use_im_start_end``).
 
     Raises:
         UserError: an unknown name. LLaVA falls back to ``vicuna_v1`` in silence; we never do.
@@ -114,4 +245,7 @@ def get_template(version: str) -> Template:
     if version not in TEMPLATES:
         known = ", ".join(TEMPLATES)
         raise UserError(f"--version {version!r} is not a template (known: {known}){nearest(version, TEMPLATES)}")
-    return TEMPLATES[version]
+    template = TEMPLATES[version]
+    if not im_start_end:
+        return template
+    return replace(template, image=template.image.replace(IMAGE_TOKEN, IMAGE_WRAPPED))

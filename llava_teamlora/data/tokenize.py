@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from llava_teamlora.data.templates import Segment
+from llava_teamlora.data.templates import Segment, Template
 from llava_teamlora.errors import UserError
 
 
@@ -79,6 +79,8 @@ def _chunks(segments: Sequence[Segment]) -> list[list[Segment]]:
 def _encode_chunk(chunk: list[Segment], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     text = "".join(segment.text for segment in chunk)
     trained = [segment.trained for segment in chunk for _ in segment.text]
+    if text.startswith(" ") and _swallows_space(tokenizer):
+        text, trained = " " + text, [trained[0], *trained]
     encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
     ids: list[int] = list(encoding["input_ids"])
     # A token belongs to the segment its last character lies in; bos covers no character and is never trained.
@@ -87,6 +89,36 @@ def _encode_chunk(chunk: list[Segment], tokenizer: PreTrainedTokenizerBase) -> t
         for token, (start, end) in zip(ids, encoding["offset_mapping"], strict=True)
     ]
     return ids, labels
+
+
+def _swallows_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a leading space counts as the one that the tokenizer itself puts before a text.
+
+    It does for fast Llama tokenizers. It does not for the slow ones that LLaVA trains with: there it is a token more.
+    """
+    return tokenizer(" x").input_ids == tokenizer("x").input_ids
+
+
+def end_token_id(template: Template, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the token that ends the template's answers; None if it is not one token of this tokenizer."""
+    if template.end is None:
+        return None
+    ids = tokenizer(template.end, add_special_tokens=False).input_ids
+    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+
+
+def check_end(template: Template, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse to train a model on ends of answers that its tokenizer has no token for.
+
+    Raises:
+        UserError: naming both.
+    """
+    if template.end is not None and end_token_id(template, tokenizer) is None:
+        raise UserError(
+            f"--version {template.name} ends answers in {template.end!r}, which is not one token of "
+            f"{tokenizer.name_or_path}, whose own is {tokenizer.eos_token!r}: it would never learn to stop. Choose a "
+            "template that fits the model"
+        )
 
 
 def expand_images(encoded: Encoded, image_token_id: int, tokens_per_image: int) -> Encoded:

@@ -17,7 +17,7 @@ import torch
 
 from llava_teamlora.data.collator import pad
 from llava_teamlora.data.images import prepare_image
-from llava_teamlora.data.tokenize import encode, expand_images
+from llava_teamlora.data.tokenize import encode, end_token_id, expand_images
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation.query import Answer, Decoding, Query
 from llava_teamlora.generation.sampling import Chooser, Forbidden
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PICTURES_AT_ONCE = 64
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte-fallback token
+_STOP_WITHIN = 8  # newest tokens in which a stop text is looked for
 _UNFINISHED = "\ufffd"  # what a tokenizer shows for a character whose bytes are not all there yet
 
 
@@ -59,7 +60,8 @@ class Generator:
         self.base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
         self.prompt_length = _prompt_length(loaded.model)
         self.positions: int = getattr(self.base.config.get_text_config(), "max_position_embeddings", 1 << 30)
-        self.end = _end_ids(self.base, self.tokenizer)
+        self.end = _end_ids(self.base, self.tokenizer, end_token_id(loaded.template, self.tokenizer))
+        self.stop = loaded.template.stop
         self.forbid = Forbidden(self.tokenizer, getattr(self.base.config, "image_token_id", None))
         pad_id = self.tokenizer.pad_token_id
         self.fill = pad_id if isinstance(pad_id, int) else 0
@@ -68,17 +70,11 @@ class Generator:
         """Prompt ids, pictures expanded; a prompt-tuned model's own tokens stand in front as fillers.
 
         Raises:
-            UserError: pictures for a text-only model, ``<image>`` in the text, or a prompt too long.
+            UserError: pictures for a text-only model, or a prompt too long.
         """
         if query.images and self.vision is None:
             raise UserError(f"{self.loaded.name}: is a text-only model and takes no pictures")
-        segments = self.loaded.template.segments(query.turns, len(query.images), query.image_turn)
-        encoded = encode(segments, self.tokenizer)
-        if encoded.images != len(query.images):
-            raise UserError(
-                f"the prompt has {encoded.images} picture places for {len(query.images)} picture(s); "
-                "leave <image> out of the text, it is put in for each picture"
-            )
+        encoded = encode(self.loaded.template.segments(query.turns), self.tokenizer)
         if self.vision is not None:
             encoded = expand_images(encoded, self.vision.image_token_id, self.vision.tokens_per_image)
         ids = [self.fill] * self.prompt_length + encoded.input_ids
@@ -123,8 +119,8 @@ class Generator:
             ids += [token for _, token in step]
             if _BYTE.fullmatch(str(self.tokenizer.convert_ids_to_tokens(ids[-1]))):
                 continue  # a run of bytes is decoded as a whole
-            # Trailing space waits: at the end it is stripped, as a whole answer's is.
-            text = self._text(ids).rstrip(_UNFINISHED).strip()
+            # Trailing space waits: at the end it is stripped, as a whole answer's is; so does what may begin the stop.
+            text = self._text(ids).rstrip(_UNFINISHED).rstrip(self.stop).strip()
             if text.startswith(shown) and len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
@@ -132,26 +128,37 @@ class Generator:
             yield rest
 
     def _text(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """What the ids say, up to the template's stop text."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return text if self.stop is None else text.partition(self.stop)[0]
+
+    def _ended(self, ids: list[int]) -> bool:
+        """Whether an answer is complete: at an end token, or once the template's stop text stands in it."""
+        if ids and ids[-1] in self.end:
+            return True
+        return self.stop is not None and self.stop in self.tokenizer.decode(ids[-_STOP_WITHIN:])
 
     def _answer(self, ids: list[int]) -> Answer:
-        stopped = bool(ids) and ids[-1] in self.end
-        ids = ids[:-1] if stopped else ids
+        stopped = self._ended(ids)
+        ids = ids[:-1] if stopped and ids[-1] in self.end else ids
         return Answer(self._text(ids).strip(), tuple(ids), "stop" if stopped else "length")
 
     @torch.inference_mode()
     def _steps(
         self, queries: Sequence[Query], prompts: list[list[int]], decoding: Decoding
     ) -> Iterator[list[tuple[int, int]]]:
-        """One list of (row, token) a step, for the rows not yet done; an end token is a row's last."""
+        """One list of (row, token) a step, for the rows not yet done; what ends an answer is a row's last."""
         budgets = [min(decoding.max_new_tokens, self.positions - len(prompt)) for prompt in prompts]
         choose = Chooser(decoding, prompts)
         state = self._prefill(queries, prompts)
+        written: list[list[int]] = [[] for _ in prompts]
         for number in range(1, max(budgets) + 1):
             tokens = choose(self.forbid(None, state.logits), state.rows)
             step = list(zip(state.rows, tokens, strict=True))
             yield step
-            alive = [i for i, (row, t) in enumerate(step) if t not in self.end and number < budgets[row]]
+            for row, token in step:
+                written[row].append(token)
+            alive = [i for i, (row, _) in enumerate(step) if not self._ended(written[row]) and number < budgets[row]]
             if not alive:
                 return
             if len(alive) < len(step):
@@ -233,6 +240,11 @@ class Generator:
     def _beams(self, queries: Sequence[Query], prompts: list[list[int]], decoding: Decoding) -> list[list[int]]:
         from transformers import GenerationConfig, LogitsProcessorList
 
+        if self.stop is not None:
+            raise UserError(
+                f"--num_beams {decoding.num_beams} is for templates that end answers in a token; --version "
+                f"{self.loaded.template.name} ends them in the text {self.stop!r}"
+            )
         embeds, mask = self._embed(queries, prompts)
         config = GenerationConfig(
             max_new_tokens=min(decoding.max_new_tokens, self.positions - mask.shape[1]),
@@ -285,11 +297,11 @@ def _up_to_end(ids: list[int], end: frozenset[int]) -> list[int]:
     return ids[: next((i + 1 for i, token in enumerate(ids) if token in end), len(ids))]
 
 
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: the tokenizer's, and those the model's generation settings name."""
+def _end_ids(model: Any, tokenizer: Any, template_end: int | None) -> frozenset[int]:
+    """Tokens that end an answer: the template's, the tokenizer's, and those the model's generation settings name."""
     named = model.generation_config.eos_token_id
     several = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (*several, tokenizer.eos_token_id) if token is not None)
+    return frozenset(token for token in (*several, tokenizer.eos_token_id, template_end) if token is not None)
 
 
 def _prompt_length(model: Any) -> int:

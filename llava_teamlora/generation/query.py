@@ -7,6 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
+from llava_teamlora.constants import IMAGE_TOKEN
 from llava_teamlora.data.records import Turn
 from llava_teamlora.errors import UserError
 
@@ -17,25 +18,48 @@ class Query:
 
     Attributes:
         turns: human, gpt, human, …, ending in a human turn.
-        images: RGB pictures, all placed before the text of ``image_turn``. Queries that hold the very same
-            picture object share its computation.
-        image_turn: index into ``turns``; None exactly when there is no picture.
+        images: RGB pictures, in the order of their ``IMAGE_TOKEN`` in the human's turns. Queries that hold the very
+            same picture object share its computation.
+
+    Raises:
+        UserError: not as many ``IMAGE_TOKEN`` as pictures, or one in the model's turns.
     """
 
     turns: tuple[Turn, ...]
     images: tuple[Image.Image, ...] = ()
-    image_turn: int | None = None
 
     def __post_init__(self) -> None:
         if not self.turns or self.turns[-1].role != "human":
             raise ValueError("a query ends in a human turn")
-        if bool(self.images) != (self.image_turn is not None):
-            raise ValueError("image_turn is given exactly when there are images")
+        if any(turn.role == "gpt" and IMAGE_TOKEN in turn.text for turn in self.turns):
+            raise UserError(f"{IMAGE_TOKEN} stands in an answer; it belongs in a question")
+        places = sum(turn.text.count(IMAGE_TOKEN) for turn in self.turns)
+        if places != len(self.images):
+            raise UserError(f"the questions hold {places} x {IMAGE_TOKEN} for {len(self.images)} picture(s)")
 
     @staticmethod
     def ask(text: str, *images: Image.Image) -> Query:
-        """One question, with the pictures it is about."""
-        return Query((Turn("human", text),), images, 0 if images else None)
+        """One question, with the pictures it is about before it.
+
+        Raises:
+            UserError: see :func:`question`.
+        """
+        return Query((question(text, len(images)),), images)
+
+
+def question(text: str, images: int = 0) -> Turn:
+    """A typed question as a turn, with the places of its pictures in front, as LLaVA puts them.
+
+    Args:
+        text: what was typed.
+        images: number of pictures.
+
+    Raises:
+        UserError: the text holds ``IMAGE_TOKEN``: it would become a picture's place.
+    """
+    if IMAGE_TOKEN in text:
+        raise UserError(f"the text holds {IMAGE_TOKEN}, which marks a picture's place; leave it out")
+    return Turn("human", f"{IMAGE_TOKEN}\n" * images + text)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from llava_teamlora.generation import Decoding, Generator
 
 _HELP = """\
-/image PATH   show a picture; the next question is about it
-/clear        forget the conversation and the picture
+/image PATH   show a picture; the next question is about it (several times: about all of them)
+/clear        forget the conversation and the pictures
 /help         this
 /exit         leave (or Ctrl-D; Ctrl-C stops an answer)"""
 _DESCRIPTION = f"""\
@@ -52,15 +52,16 @@ class Conversation:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all turns and the picture."""
+        """Forget all turns and pictures."""
         self.turns: list[Turn] = []
-        self.image: Image | None = None
-        self.image_turn: int | None = None
+        self.images: list[Image] = []
+        self.waiting = 0  # pictures, the last ones, that the next question is about
 
     def show(self, path: str | Path) -> str:
         """Take a picture for the next question.
 
-        A model is given one picture a conversation: a second one starts a new conversation.
+        Several may be shown before one question. Once they were asked about, the next one starts a new conversation,
+        for most models know conversations about one picture.
 
         Returns:
             A line that says what was done.
@@ -73,11 +74,14 @@ class Conversation:
         if self.generator.vision is None:
             raise UserError(f"{self.generator.loaded.name}: is a text-only model and takes no pictures")
         image = load_image(Path(path).expanduser())
-        anew = self.image is not None and bool(self.turns)
+        anew = len(self.images) > self.waiting
         if anew:
             self.clear()
-        self.image, self.image_turn = image, len(self.turns)
+        self.images.append(image)
+        self.waiting += 1
         size = f"{path}: {image.width} x {image.height} px"
+        if self.waiting > 1:
+            return f"{size}; picture {self.waiting} for the next question"
         return f"{size}; a new conversation begins with it" if anew else size
 
     def ask(self, question: str) -> Stream[str, None, None]:
@@ -86,14 +90,14 @@ class Conversation:
         Raises:
             UserError: the prompt cannot be answered. After this and any other error the conversation is as before.
         """
-        from llava_teamlora.data.records import Turn
         from llava_teamlora.generation import Query
+        from llava_teamlora.generation.query import question as as_turn
 
-        asked = (*self.turns, Turn("human", question))
-        images = () if self.image is None else (self.image,)
+        asked = (*self.turns, as_turn(question, self.waiting))
+        query = Query(asked, tuple(self.images))
         pieces: list[str] = []
         try:
-            for piece in self.generator.stream(Query(asked, images, self.image_turn), self.decoding):
+            for piece in self.generator.stream(query, self.decoding):
                 pieces.append(piece)
                 yield piece
         except Exception:
@@ -108,6 +112,7 @@ class Conversation:
         from llava_teamlora.data.records import Turn
 
         self.turns = [*asked, Turn("gpt", "".join(pieces))]
+        self.waiting = 0
 
 
 class Terminal:
@@ -211,9 +216,11 @@ def add_parser(subparsers: Any) -> None:
     add("--num_beams", type=int, default=1, metavar="N", help="beam search above 1 (default: 1)")
     add("--max_new_tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
     add("--seed", type=int, default=0, help="of sampling (default: 0)")
-    add("--model_base", metavar="PATH", help="where a run's base lies now, if it has moved")
+    add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
+    add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
     add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
+    add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
     parser.set_defaults(run=run)
 
 
@@ -234,7 +241,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed,
     )
     loaded = load_quietly(
-        arguments.model, device=arguments.device, dtype=arguments.dtype, model_base=arguments.model_base
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        model_base=arguments.model_base,
+        vision_tower=arguments.vision_tower,
+        bits=arguments.bits,
     )
     conversation = Conversation(Generator(loaded), decoding)
     typed = sys.stdin.isatty()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerBase
 
-from llava_teamlora.constants import IGNORE_INDEX
+from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN
 from llava_teamlora.data.records import Turn
 from llava_teamlora.data.templates import TEMPLATES
 from llava_teamlora.data.tokenize import Encoded, encode, expand_images
@@ -54,8 +54,11 @@ class RowMaker:
 
     def _encode(self, made: Sequence[QA], seen: bool) -> Encoded:
         turns = [turn for qa in made for turn in (Turn("human", qa.question), Turn("gpt", qa.answer))]
-        segments = TEMPLATES["v1"].segments(turns, images=int(seen), image_turn=0 if seen else None)
-        return expand_images(encode(segments, self.tokenizer), self.image_token_id, self.image_tokens)
+        if seen:
+            turns[0] = Turn("human", f"{IMAGE_TOKEN}\n{turns[0].text}")
+        return expand_images(
+            encode(TEMPLATES["v1"].segments(turns), self.tokenizer), self.image_token_id, self.image_tokens
+        )
 
     def _prefix(self, seen: bool) -> list[int]:
         """The ids that all first turns share: system prompt, "USER:" and the picture."""

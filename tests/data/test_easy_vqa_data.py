@@ -22,7 +22,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def asked(records: list[Any]) -> list[tuple[str, str, str]]:
     """(picture, question, answer) of all records, sorted."""
     return sorted(
-        (record.images[0], question.text, answer.text)
+        (record.images[0], question.text.removeprefix("<image>\n"), answer.text)
         for record in records
         for question, answer in zip(record.turns[::2], record.turns[1::2], strict=True)
     )
@@ -37,7 +37,7 @@ def test_all_questions_are_there_once(tmp_path: Path) -> None:
     questions = read_questions(default_root(), "train")
     assert asked([*train, *validation]) == sorted((f"{i}.png", q, a) for q, a, i in questions)
     assert not {r.images for r in train} & {r.images for r in validation}
-    assert all(record.image_turn == 0 for record in train)
+    assert all(record.turns[0].text.startswith("<image>\n") for record in train)
     folder = Path(done.stdout.splitlines()[-1])
     assert all((folder / record.images[0]).is_file() for record in validation)
     assert run("--print_image_folder").stdout == f"{folder}\n"

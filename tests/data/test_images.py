@@ -18,7 +18,7 @@ TURNS = (Turn("human", "q"), Turn("gpt", "a"))
 
 
 def record(*images: str) -> Record:
-    return Record("data.json", 3, "x", images, TURNS, 0 if images else None)
+    return Record("data.json", 3, "x", images, TURNS)
 
 
 def test_padding_centres_on_the_background() -> None:

@@ -21,9 +21,9 @@ def talk(*turns: str) -> list[dict[str, str]]:
 
 def test_records_as_llava_reads_them(rows: list[dict], write_json: Callable[..., str]) -> None:
     first, second, third = load_records(write_json(rows))
-    assert (first.images, first.image_turn, first.turns[0].text) == (("red.png",), 0, "what color is it?")
-    assert second.turns[0].text == "is it wide?"  # the marker is taken out, the space it left is stripped
-    assert (third.images, third.image_turn) == ((), None)
+    assert (first.images, first.turns[0].text) == (("red.png",), "<image>\nwhat color is it?")
+    assert second.turns[0].text == "<image>\nis it wide?"  # the marker moves, the space it left is stripped
+    assert third.images == ()
     assert third.where.endswith("record 2 (id c)")
 
 
@@ -37,10 +37,17 @@ def test_a_leading_gpt_turn_is_dropped_as_in_llava() -> None:
     assert [t.text for t in parse_record({"conversations": turns}, source="f", index=0).turns] == ["q", "a"]
 
 
-def test_several_pictures_in_one_turn() -> None:
-    row = {"image": ["a.png", "b.png"], "conversations": talk(f"{IMAGE}{IMAGE} same?", "no")}
+def test_a_picture_alone_in_its_turn_has_no_newline() -> None:
+    record = parse_record({"image": "a.png", "conversations": talk(f" {IMAGE} ", "a")}, source="f", index=0)
+    assert record.turns[0].text == IMAGE
+
+
+def test_several_pictures_stay_where_they_stand() -> None:
+    texts = (f"Is {IMAGE} as wide as {IMAGE}? ", "no", f" and {IMAGE}", "yes")
+    row = {"image": ["a.png", "b.png", "c.png"], "conversations": talk(*texts)}
     record = parse_record(row, source="f", index=0)
-    assert (record.images, record.turns[0].text) == (("a.png", "b.png"), "same?")
+    assert record.images == ("a.png", "b.png", "c.png")
+    assert tuple(turn.text for turn in record.turns) == texts
 
 
 def test_a_task_is_optional() -> None:
@@ -73,10 +80,11 @@ def test_json_lines(write_json: Callable[..., str]) -> None:
         ({"image": "a.png", "conversations": talk("q", "a")}, "'image' is given but no turn holds <image>"),
         ({"image": "a.png", "conversations": talk(f"{IMAGE}{IMAGE}", "a")}, "2 x <image> (2 in turn 0) for 1 picture"),
         (
-            {"image": ["a", "b"], "conversations": talk(IMAGE, "a", IMAGE, "b")},
-            "2 x <image> (1 in turn 0, 1 in turn 2) for 2 picture(s)",
+            {"image": ["a", "b", "c"], "conversations": talk(IMAGE, "a", IMAGE, "b")},
+            "2 x <image> (1 in turn 0, 1 in turn 2) for 3 picture(s); each picture needs exactly one",
         ),
         ({"image": "a.png", "conversations": talk("q", IMAGE)}, "<image> stands in gpt's turn 1"),
+        ({"image": ["a", "b"], "conversations": talk(IMAGE, IMAGE)}, "<image> stands in gpt's turn 1"),
         ({"image": [], "conversations": talk("q", "a")}, "'image' must be a path or a non-empty list"),
         ({"image": 3, "conversations": talk("q", "a")}, "'image' must be a path or a non-empty list"),
     ],

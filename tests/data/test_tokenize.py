@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava_teamlora.data.records import Turn
 from llava_teamlora.data.templates import TEMPLATES, Segment
-from llava_teamlora.data.tokenize import Encoded, encode, expand_images, truncate
+from llava_teamlora.data.tokenize import Encoded, check_end, encode, end_token_id, expand_images, truncate
 from llava_teamlora.errors import UserError
 
 TURNS = (
-    Turn("human", "is there a red circle?"),
+    Turn("human", "<image>\nis there a red circle?"),
     Turn("gpt", "yes"),
     Turn("human", "and a blue one?"),
     Turn("gpt", "no, none"),
@@ -26,7 +29,7 @@ def tokenizer(tiny: str) -> PreTrainedTokenizerBase:
 
 def test_ids_equal_llavas_chunkwise_way(tokenizer: PreTrainedTokenizerBase) -> None:
     """LLaVA: tokenize each chunk around <image>, keep the first bos, join with -200."""
-    segments = TEMPLATES["v1"].segments(TURNS, images=1, image_turn=0)
+    segments = TEMPLATES["v1"].segments(TURNS)
     before, after = "".join(s.text for s in segments).split("<image>")
     first, second = (tokenizer(text).input_ids for text in (before, after))
     assert first[0] == second[0] == tokenizer.bos_token_id
@@ -34,7 +37,7 @@ def test_ids_equal_llavas_chunkwise_way(tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def test_labels_are_the_answers(tokenizer: PreTrainedTokenizerBase) -> None:
-    encoded = encode(TEMPLATES["v1"].segments(TURNS, images=1, image_turn=0), tokenizer)
+    encoded = encode(TEMPLATES["v1"].segments(TURNS), tokenizer)
     runs: list[list[int]] = [[]]
     for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
         if label == IGNORE_INDEX:
@@ -42,7 +45,7 @@ def test_labels_are_the_answers(tokenizer: PreTrainedTokenizerBase) -> None:
         else:
             assert label == token
             runs[-1].append(token)
-    answers = [tokenizer.decode(run).strip() for run in runs if run]
+    answers = [str(tokenizer.decode(run)).strip() for run in runs if run]
     assert answers == ["yes</s>", "no, none</s>"]
     assert encoded.trained_tokens == sum(len(run) for run in runs)
 
@@ -52,7 +55,7 @@ def test_odd_answers_never_shift_the_mask(text: str, tokenizer: PreTrainedTokeni
     turns = (Turn("human", "q"), Turn("gpt", text), Turn("human", "q"), Turn("gpt", "no"))
     encoded = encode(TEMPLATES["v1"].segments(turns), tokenizer)
     kept = [token for token, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != IGNORE_INDEX]
-    rendered = tokenizer.decode(kept).replace(" ", "")
+    rendered = str(tokenizer.decode(kept)).replace(" ", "")
     assert rendered == f"{text}</s>no</s>".replace(" ", "")
 
 
@@ -75,6 +78,23 @@ def test_expansion_and_truncation() -> None:
     later = Encoded([1, 5, 6, 9, 9], [IGNORE_INDEX, 5, 6, IGNORE_INDEX, IGNORE_INDEX])
     with pytest.raises(UserError, match="would cut off a picture"):
         truncate(later, 2, 9, "here")
+
+
+def test_the_end_of_an_answer_is_one_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert end_token_id(TEMPLATES["v1"], tokenizer) == tokenizer.eos_token_id
+    assert end_token_id(TEMPLATES["v0"], tokenizer) is end_token_id(TEMPLATES["plain"], tokenizer) is None
+    for version in ("v1", "v0", "plain", "llava_llama_2"):
+        check_end(TEMPLATES[version], tokenizer)
+    for version in ("mpt", "chatml_direct", "llama_3"):
+        with pytest.raises(UserError, match="which is not one token of .*, whose own is '</s>'"):
+            check_end(TEMPLATES[version], tokenizer)
+
+
+def test_llama_3s_ends_fit_its_tokenizer(golden_tokenizer: Callable[[str], Any]) -> None:
+    for name, version, end in (("llama_3", "llama_3", "<|eot_id|>"), ("bytes", "mpt", "<|im_end|>")):
+        tokenizer = golden_tokenizer(name)
+        check_end(TEMPLATES[version], tokenizer)
+        assert end_token_id(TEMPLATES[version], tokenizer) == tokenizer.convert_tokens_to_ids(end)
 
 
 def test_a_slow_tokenizer_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -49,10 +49,10 @@ def test_answers_are_those_of_generation(talk: Conversation, pictures: Path) -> 
     from llava_teamlora.data.images import load_image
 
     image = load_image(pictures / "red.png")
-    first = Turn("human", "what color is it?")
-    answer = talk.generator.generate([Query((first,), (image,), 0)], SHORT)[0].text
+    first = Turn("human", "<image>\nwhat color is it?")
+    answer = talk.generator.generate([Query((first,), (image,))], SHORT)[0].text
     turns = (first, Turn("gpt", answer), Turn("human", "is it a circle?"))
-    second = talk.generator.generate([Query(turns, (image,), 0)], SHORT)[0].text
+    second = talk.generator.generate([Query(turns, (image,))], SHORT)[0].text
     out, err = run(talk, f"/image {pictures / 'red.png'}", "what color is it?", "is it a circle?")
     assert out == f"{pictures / 'red.png'}: 64 x 64 px\n{answer}\n{second}\n" and err == ""
     assert talk.turns == [*turns, Turn("gpt", second)]
@@ -60,12 +60,30 @@ def test_answers_are_those_of_generation(talk: Conversation, pictures: Path) -> 
 
 def test_a_picture_may_come_later_and_a_second_begins_anew(talk: Conversation, pictures: Path) -> None:
     run(talk, "say yes", f"/image '{pictures / 'red.png'}'", "what color is it?")
-    assert talk.image_turn == 2 and len(talk.turns) == 4
+    assert talk.turns[2] == Turn("human", "<image>\nwhat color is it?") and len(talk.turns) == 4
     out, _ = run(talk, f"/image {pictures / 'wide.png'}")
     assert "80 x 40 px; a new conversation begins with it" in out
-    assert talk.image_turn == 0 and talk.turns == []
+    assert len(talk.images) == talk.waiting == 1 and talk.turns == []
     run(talk, "/clear")
-    assert talk.image is None and talk.image_turn is None
+    assert talk.images == [] and talk.waiting == 0
+
+
+def test_several_pictures_before_one_question(talk: Conversation, pictures: Path) -> None:
+    from llava_teamlora.data.images import load_image
+
+    names = [str(pictures / name) for name in ("red.png", "wide.png")]
+    out, err = run(talk, *(f"/image {name}" for name in names), "are they alike?", "sure?")
+    assert "picture 2 for the next question" in out and err == ""
+    assert [turn.text for turn in talk.turns[::2]] == ["<image>\n<image>\nare they alike?", "sure?"]
+    images = tuple(load_image(name) for name in names)
+    answer = talk.generator.generate([Query(tuple(talk.turns[:1]), images)], SHORT)[0].text
+    assert talk.turns[1] == Turn("gpt", answer)
+
+
+def test_a_typed_marker_is_no_picture(talk: Conversation, pictures: Path) -> None:
+    out, err = run(talk, f"/image {pictures / 'red.png'}", "what is <image>?")
+    assert "error: the text holds <image>, which marks a picture's place; leave it out" in err
+    assert talk.turns == [] and talk.waiting == 1
 
 
 def test_mistakes_cost_one_line_and_the_conversation_goes_on(talk: Conversation, pictures: Path) -> None:
@@ -85,7 +103,7 @@ def test_mistakes_cost_one_line_and_the_conversation_goes_on(talk: Conversation,
     assert len(lines) == 6 and all(line.startswith("error: ") for line in lines)
     for line, part in zip(
         lines,
-        ["needs a path", "no such picture", "not a readable picture", "'/image'", "leave <image> out", "positions"],
+        ["needs a path", "no such picture", "not a readable picture", "'/image'", "leave it out", "positions"],
         strict=True,
     ):
         assert part in line

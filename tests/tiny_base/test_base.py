@@ -84,7 +84,7 @@ def test_processor_and_generate_answer_in_words(model, processor) -> None:  # no
         made = ask(scene, rng)
         while made.kind not in ("color", "presence"):
             made = ask(scene, rng)
-        turns = TEMPLATES["v1"].segments([Turn("human", made.question)], images=1, image_turn=0)
+        turns = TEMPLATES["v1"].segments([Turn("human", f"<image>\n{made.question}")])
         prompt = "".join(segment.text for segment in turns)
         picture: Image.Image = draw(scene, rng)
         inputs = processor(images=picture, text=prompt, return_tensors="pt")
