@@ -1,46 +1,46 @@
-"""A base's name -> the LLaVA to adapt, with its tokenizer and image processor.
+"""A base's name -> the model to adapt, with its tokenizer and image processor.
 
-In: :class:`BaseSpec`. Out: :class:`Base`. Two kinds of base are known: a finished LLaVA in transformers' layout,
-and a causal language model plus a CLIP vision tower, which get a fresh (or given) two-layer GELU projector as in
-LLaVA-1.5. A missing, unexpected or misshapen weight is an error, never a warning.
+In: :class:`BaseSpec`. Out: :class:`Base`. Three kinds of base are known: a finished LLaVA in transformers' layout; a
+causal language model with a vision tower, which are put together with a fresh (or given) projector as in LLaVA-1.5;
+and a causal language model alone, for text.
 """
 
 from __future__ import annotations
 
-import pickle
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    CLIPImageProcessorPil,
-    CLIPVisionModel,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerBase,
-)
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+from transformers import AutoModelForCausalLM, LlavaConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from llava_teamlora.constants import IMAGE_TOKEN
+from llava_teamlora.data.dataset import VisionFormat
+from llava_teamlora.data.templates import Template, get_template
 from llava_teamlora.errors import UserError
+from llava_teamlora.models.llava import LlavaForConditionalGeneration
+from llava_teamlora.models.original import Original, find_original, is_finished, seen_through
+from llava_teamlora.models.original_weights import BESIDE, put_in
+from llava_teamlora.models.pretrained import load_config, load_whole
+from llava_teamlora.models.projector import PROJECTOR_TYPE, build_projector, load_projector, projector_type
+from llava_teamlora.models.quantise import mark_quantised, quantised, steady
+from llava_teamlora.models.tokenizer import add_image_token, load_tokenizer, make_paddable
+from llava_teamlora.models.vision import (
+    SELECT_LAYER,
+    check_layer,
+    load_image_processor,
+    load_tower,
+    select_strategy,
+    tokens_per_image,
+)
 
 logger = logging.get_logger(__name__)
 
-PROJECTOR_TYPE = "mlp2x_gelu"
-SELECT_FEATURES = ("patch", "cls_patch")
-_SELECT_STRATEGY: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
-_CLIP_TEXT_SIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
+_SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Config fields of language models that do more to their logits than a LLaVA's head does."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,17 @@ class BaseSpec:
     """What names a base.
 
     Attributes:
-        model: folder or hub id of a LLaVA (transformers' layout) or of a causal language model.
-        vision_tower: folder or hub id of a CLIP tower; given exactly when ``model`` is a language model.
+        model: folder or hub id of a LLaVA (transformers' layout, or an original folder) or of a causal language model.
+        vision_tower: folder or hub id of a CLIP or SigLIP to put before a language model; None leaves it without eyes.
         select_layer: hidden state of the tower whose features are used; None is a finished LLaVA's own, else -2.
         select_feature: ``patch`` (cls token dropped) or ``cls_patch``; None is a finished LLaVA's own, else ``patch``.
         projector_weights: LLaVA's ``mm_projector.bin`` or a safetensors file with its keys.
+        projector_type: ``linear``, ``mlpNx_gelu`` or ``identity``; None is a finished LLaVA's own, else ``mlp2x_gelu``.
+        bits: 16, or 8 or 4 for a language model quantised by bitsandbytes while it is loaded.
+        quant_type: of 4 bits: ``nf4`` or ``fp4``.
+        double_quant: of 4 bits: quantise the scales as well.
+        model_base: of an original LLaVA's LoRA or projector: what it belongs to; None is what the folder itself names.
+        extra_tokens: to be added to a language model's vocabulary before ``<image>``.
     """
 
     model: str
@@ -60,6 +66,12 @@ class BaseSpec:
     select_layer: int | None = None
     select_feature: str | None = None
     projector_weights: str | None = None
+    projector_type: str | None = None
+    bits: int = 16
+    quant_type: str = "nf4"
+    double_quant: bool = True
+    model_base: str | None = None
+    extra_tokens: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -67,22 +79,37 @@ class Base:
     """A loaded base.
 
     Attributes:
-        model: the LLaVA, weights frozen or not as loaded.
-        tokenizer: fast tokenizer that knows ``<image>``.
-        image_processor: the vision tower's.
-        image_token_id: id of ``<image>``.
-        tokens_per_image: patch features a picture becomes.
+        model: the LLaVA or the language model, weights frozen or not as loaded.
+        tokenizer: fast tokenizer; that of a LLaVA knows ``<image>``.
+        image_processor: the vision tower's; None for a language model alone.
+        image_token_id: id of ``<image>``; None for a language model alone.
+        tokens_per_image: features a picture becomes; 0 for a language model alone.
     """
 
-    model: LlavaForConditionalGeneration
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    image_processor: Any
-    image_token_id: int
-    tokens_per_image: int
+    image_processor: Any = None
+    image_token_id: int | None = None
+    tokens_per_image: int = 0
+
+    def vision_format(self, aspect_ratio: str) -> VisionFormat | None:
+        """How pictures become pixels and tokens, made square by ``pad`` or ``square``; None if the base sees none."""
+        if self.image_token_id is None:
+            return None
+        return VisionFormat(self.image_processor, self.image_token_id, self.tokens_per_image, aspect_ratio)
+
+    def template(self, version: str) -> Template:
+        """The conversation template of that name, with ``<im_start>`` and ``<im_end>`` where the base knows them."""
+        return get_template(version, getattr(self.model.config, "mm_use_im_start_end", False))
 
 
-def resolve_attention(choice: str, dtype: torch.dtype) -> str:
-    """``auto`` -> FlashAttention-2 on CUDA in half precision where it is installed, else sdpa.
+def resolve_attention(choice: str, dtype: torch.dtype, config: Any = None) -> str:
+    """``auto`` -> FlashAttention-2 on CUDA in half precision where it is installed, else sdpa, where a model has these.
+
+    Args:
+        choice: ``auto``, ``sdpa``, ``eager`` or ``flash_attention_2``.
+        dtype: the model's.
+        config: the model's; None is one that has all of them.
 
     Raises:
         UserError: an unknown choice, or FlashAttention-2 asked for where it cannot run.
@@ -91,7 +118,10 @@ def resolve_attention(choice: str, dtype: torch.dtype) -> str:
         raise UserError(f"--attn_implementation {choice!r} is not one of {', '.join(_ATTENTION)}")
     can_flash = torch.cuda.is_available() and dtype in (torch.float16, torch.bfloat16) and is_flash_attn_2_available()
     if choice == "auto":
-        found = "flash_attention_2" if can_flash else "sdpa"
+        known: Any = AutoModelForCausalLM._model_mapping  # pyright: ignore[reportAttributeAccessIssue]
+        kind = known.get(type(config.get_text_config()), None) if config is not None else None
+        has_sdpa, has_flash = (getattr(kind, f"_supports_{name}", True) for name in ("sdpa", "flash_attn"))
+        found = "flash_attention_2" if can_flash and has_flash else "sdpa" if has_sdpa else "eager"
         logger.info("attention: %s", found)
         return found
     if choice == "flash_attention_2" and not can_flash:
@@ -102,93 +132,78 @@ def resolve_attention(choice: str, dtype: torch.dtype) -> str:
     return choice
 
 
-def load_base(spec: BaseSpec, dtype: torch.dtype = torch.float32, attention: str = "auto") -> Base:
-    """Load or put together the LLaVA that ``spec`` names.
+def takes_pictures(spec: BaseSpec) -> bool:
+    """Whether a base sees; reads its config alone.
+
+    Raises:
+        UserError: nothing there.
+    """
+    spec, config = seen_through(spec)
+    return spec.vision_tower is not None or isinstance(config, LlavaConfig)
+
+
+def load_base(
+    spec: BaseSpec, dtype: torch.dtype = torch.float32, attention: str = "auto", device: str | None = None
+) -> Base:
+    """Load or put together what ``spec`` names.
 
     Args:
         spec: which base.
-        dtype: of all weights.
+        dtype: of all weights; of those that are not quantised, and of what is computed, with fewer bits.
         attention: see :func:`resolve_attention`.
+        device: where a quantised base is put, and stays; None is the CPU. Others are loaded to the CPU.
 
     Raises:
         UserError: nothing there, the wrong kind of model, or weights that do not fit.
     """
-    config = _load_config(spec.model)
-    kwargs = {"dtype": dtype, "attn_implementation": resolve_attention(attention, dtype)}
-    if hasattr(config, "mm_vision_tower"):
-        raise UserError(
-            f"{spec.model}: is an original LLaVA checkpoint; only transformers' layout is read "
-            "(as in llava-hf/llava-1.5-7b-hf), or a language model with --vision_tower"
-        )
-    if isinstance(config, LlavaConfig):
-        if spec.vision_tower is not None:
-            raise UserError(f"{spec.model}: is a finished LLaVA with its own vision tower; drop --vision_tower")
-        _refuse_other_vision(spec, config)
-        model, tokenizer, image_processor = _load_finished(spec.model, kwargs)
+    packed = quantised(spec.bits, spec.quant_type, spec.double_quant, dtype, device or "cpu")
+    original = find_original(spec.model)
+    config = None if original is not None else load_config(spec.model)
+    kwargs = {"dtype": dtype, "attn_implementation": resolve_attention(attention, dtype, config)}
+    if original is not None:
+        base = _load_original(original, spec, kwargs, packed, device)
+    elif spec.model_base is not None:
+        raise UserError(f"{spec.model}: is no LoRA or projector of LLaVA's, which lie upon a base; drop --model_base")
+    elif isinstance(config, LlavaConfig):
+        base = _load_finished(spec, config, {**kwargs, **packed})
+    elif spec.vision_tower is None:
+        base = _load_language_model(spec, config, {**kwargs, **packed})
     else:
-        if spec.vision_tower is None:
-            raise UserError(
-                f"{spec.model}: is a {config.model_type!r} model that sees no pictures; add --vision_tower "
-                "(e.g. openai/clip-vit-large-patch14-336) or name a LLaVA"
-            )
-        model, tokenizer, image_processor = _compose(spec, kwargs)
+        base = _compose(spec, config, kwargs, packed)
     if spec.projector_weights is not None:
-        load_projector(model, spec.projector_weights)
-    for config in (model.generation_config, model.config, model.config.text_config):
-        config.pad_token_id = tokenizer.pad_token_id
-    return Base(
-        model=model,
-        tokenizer=tokenizer,
-        image_processor=image_processor,
-        image_token_id=model.config.image_token_id,
-        tokens_per_image=tokens_per_image(model.config),
-    )
+        assert isinstance(base.model, LlavaForConditionalGeneration)  # others have been refused
+        llava = base.model
+        load_projector(llava.model.multi_modal_projector, projector_type(llava.config), spec.projector_weights)
+    if packed:
+        steady(base.model)
+    for config in (base.model.generation_config, base.model.config, base.model.config.get_text_config()):
+        config.pad_token_id = base.tokenizer.pad_token_id  # pyright: ignore[reportOptionalMemberAccess]
+    return base
 
 
-def tokens_per_image(config: LlavaConfig) -> int:
-    """Patch features of one picture, the cls token counted when it is kept."""
-    vision: Any = config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2 + (config.vision_feature_select_strategy == "full")
+def _load_original(
+    original: Original, spec: BaseSpec, kwargs: dict[str, Any], packed: dict[str, Any], device: str | None
+) -> Base:
+    """What an original LLaVA is put together from, with the folder's own weights put in."""
+    under = original.under(spec)
+    if original.kind == "full":
+        config = original.language_config()
+        base = _compose(under, config, kwargs, packed, {"config": config, "may_be_left": BESIDE})
+    else:
+        base = load_base(under, kwargs["dtype"], kwargs["attn_implementation"], device)
+    put_in(original, base.model, on_llava=is_finished(under.model))
+    original.leave_marks(base.model.config, base.tokenizer)
+    return base
 
 
-def load_projector(model: LlavaForConditionalGeneration, path: str) -> None:
-    """Put LLaVA's pre-trained projector (``mm_projector.bin``) into the model.
-
-    Raises:
-        UserError: no such file, or keys or shapes that do not fit.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file (--pretrain_mm_mlp_adapter)")
-    weights = _read_weights(path)
-    names = {"0": "linear_1", "2": "linear_2"}
-    renamed: dict[str, torch.Tensor] = {}
-    for key, value in weights.items():
-        prefix, _, rest = key.partition("mm_projector.")
-        layer, _, kind = rest.partition(".")
-        if layer not in names or not kind:
-            raise UserError(f"{path}: unexpected key {key!r}; expected model.mm_projector.{{0,2}}.{{weight,bias}}")
-        renamed[f"{names[layer]}.{kind}"] = value
-    projector = model.model.multi_modal_projector
-    wanted = {name: tuple(value.shape) for name, value in projector.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in renamed.items()}
-    if wanted != found:
-        raise UserError(f"{path}: holds {found}, but the model's projector is {wanted}")
-    projector.load_state_dict(renamed)
-
-
-def _read_weights(path: str) -> dict[str, torch.Tensor]:
-    try:
-        weights = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{path}: is no file of weights ({_first_line(error)})") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f"{path}: is no file of weights (expected names and tensors)")
-    return weights
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _load_finished(spec: BaseSpec, config: LlavaConfig, kwargs: dict[str, Any]) -> Base:
+    """A LLaVA in transformers' layout."""
+    if spec.vision_tower is not None:
+        raise UserError(f"{spec.model}: is a finished LLaVA with its own vision tower; drop --vision_tower")
+    _refuse_other_vision(spec, config)
+    check_layer(spec.model, config.vision_config, config.vision_feature_layer)
+    model = load_whole(LlavaForConditionalGeneration, spec.model, **kwargs)
+    return _seeing(model, load_tokenizer(spec.model), spec.model)
 
 
 def _refuse_other_vision(spec: BaseSpec, config: LlavaConfig) -> None:
@@ -199,111 +214,97 @@ def _refuse_other_vision(spec: BaseSpec, config: LlavaConfig) -> None:
             f"--mm_vision_select_layer {spec.select_layer}"
         )
     feature = spec.select_feature
-    if feature is not None and _SELECT_STRATEGY[feature] != config.vision_feature_select_strategy:
+    strategy = config.vision_feature_select_strategy
+    if feature is not None and select_strategy(spec.model, config.vision_config, feature) != strategy:
         raise UserError(f"{spec.model}: was trained on other features; drop --mm_vision_select_feature {feature}")
+    if spec.projector_type not in (None, projector_type(config)):
+        raise UserError(
+            f"{spec.model}: has a projector of its own, {projector_type(config)}; drop --mm_projector_type "
+            f"{spec.projector_type}"
+        )
 
 
-def _load_config(name: str) -> Any:
-    path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        hint = "; it is a run folder: name its base instead" if (path / "adapter_config.json").is_file() else ""
-        raise UserError(f"{name}: holds no config.json{hint}")
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if path.exists() else "neither a folder here nor a hub model in reach"
-        raise UserError(f"{name}: {reason}") from error
-
-
-def _load_whole(kind: Any, name: str, may_be_left: tuple[str, ...] = (), **kwargs: Any) -> Any:
-    """``kind.from_pretrained(name)``, if it can be read and all its weights came along."""
-    model, info = _load(kind, name, output_loading_info=True, **kwargs)
-    problems = {
-        "missing": sorted(info["missing_keys"]),
-        "unexpected": sorted(key for key in info["unexpected_keys"] if not key.startswith(may_be_left or ("\0",))),
-        "misshapen": sorted(str(key) for key in info["mismatched_keys"]),
+def _load_language_model(spec: BaseSpec, config: Any, kwargs: dict[str, Any]) -> Base:
+    """A causal language model alone."""
+    said = {
+        "--mm_vision_select_layer": spec.select_layer,
+        "--mm_vision_select_feature": spec.select_feature,
+        "--pretrain_mm_mlp_adapter": spec.projector_weights,
+        "--mm_projector_type": spec.projector_type,
     }
-    found = {kind: keys for kind, keys in problems.items() if keys}
-    if found:
-        parts = (f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in found.items())
-        raise UserError(f"{name}: its weights do not fit its config: {', '.join(parts)}")
-    return model
+    for flag, value in said.items():
+        if value is not None:
+            raise UserError(
+                f"{spec.model}: is a {config.model_type!r} model without a vision tower, so {flag} {value} has no "
+                "effect; add --vision_tower (e.g. openai/clip-vit-large-patch14-336) or drop it"
+            )
+    model = _load_causal(spec.model, config, kwargs)
+    tokenizer = load_tokenizer(spec.model)
+    make_paddable(tokenizer)
+    return Base(model, tokenizer)
 
 
-def _load(kind: Any, name: str, **kwargs: Any) -> Any:
-    try:
-        return kind.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{name}: cannot be loaded ({_first_line(error)})") from error
+def _load_causal(name: str, config: Any, kwargs: dict[str, Any]) -> Any:
+    if hasattr(config, "vision_config"):
+        raise UserError(f"{name}: is a {config.model_type!r} model, which brings eyes of another kind than a LLaVA's")
+    return load_whole(AutoModelForCausalLM, name, **kwargs)
 
 
-def _load_finished(name: str, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
-    model = _load_whole(LlavaForConditionalGeneration, name, **kwargs)
-    return model, _load(AutoTokenizer, name), load_image_processor(name)
+def _compose(
+    spec: BaseSpec, config: Any, kwargs: dict[str, Any], packed: dict[str, Any], inside: dict[str, Any] | None = None
+) -> Base:
+    """Language model + vision tower + fresh projector -> one LLaVA.
 
-
-def load_image_processor(name: str) -> Any:
-    """CLIP's image processor on PIL, as in LLaVA: the same pixels whether torchvision is installed or not.
-
-    Raises:
-        UserError: none there.
+    ``inside`` says how to read a language model that lies among other weights.
     """
-    return _load(CLIPImageProcessorPil, name)
-
-
-def _compose(spec: BaseSpec, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Language model + vision tower + fresh projector -> one LLaVA."""
     assert spec.vision_tower is not None
-    tower_config = _load_config(spec.vision_tower)
-    if tower_config.model_type not in ("clip", "clip_vision_model"):
-        raise UserError(f"{spec.vision_tower}: is a {tower_config.model_type!r} model, not a CLIP vision tower")
-    tower = _load_whole(CLIPVisionModel, spec.vision_tower, may_be_left=_CLIP_TEXT_SIDE, **kwargs)
-    llm = _load_whole(AutoModelForCausalLM, spec.model, **kwargs)
-    tokenizer = _load(AutoTokenizer, spec.model)
-    _add_image_token(tokenizer, llm)
+    tower: Any = load_tower(spec.vision_tower, **kwargs)
+    layer = SELECT_LAYER if spec.select_layer is None else spec.select_layer
+    check_layer(spec.vision_tower, tower.config, layer)
+    strategy = select_strategy(spec.vision_tower, tower.config, spec.select_feature)
+    llm = _load_causal(spec.model, config, {**kwargs, **packed, **(inside or {})})
+    _refuse_other_head(spec.model, llm)
+    tokenizer = load_tokenizer(spec.model, config)
+    make_paddable(tokenizer)
+    add_image_token(tokenizer, llm, spec.extra_tokens)
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=llm.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         projector_hidden_act="gelu",
-        vision_feature_layer=-2 if spec.select_layer is None else spec.select_layer,
-        vision_feature_select_strategy=_SELECT_STRATEGY[spec.select_feature or "patch"],
+        vision_feature_layer=layer,
+        vision_feature_select_strategy=strategy,
+        mm_projector_type=spec.projector_type or PROJECTOR_TYPE,  # pyright: ignore[reportCallIssue]  LLaVA's own
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
-    with torch.device("meta"):  # everything on it is replaced below
-        model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower = tower
-    model.model.language_model = llm.base_model
-    model.model.multi_modal_projector = LlavaMultiModalProjector(config).to(llm.dtype)
+    config.image_seq_length = tokens_per_image(config)
+    with torch.device("meta"):  # what is made here is replaced below
+        model = LlavaForConditionalGeneration(config, tower, llm.base_model)
+    model.model.multi_modal_projector = build_projector(config).to(llm.dtype)
     model.lm_head = llm.get_output_embeddings()
     model.generation_config = llm.generation_config
+    model.name_or_path = spec.model
     model.set_attn_implementation(kwargs["attn_implementation"])
-    return model, tokenizer, load_image_processor(spec.vision_tower)
+    mark_quantised(model, llm)
+    if packed:  # nothing moves a quantised model later
+        for part in (model.model.vision_tower, model.model.multi_modal_projector):
+            part.to(llm.device)
+    return _seeing(model, tokenizer, spec.vision_tower)
 
 
-def _add_image_token(tokenizer: Any, llm: Any) -> None:
-    """Give ``<image>`` an id and make padding possible.
-
-    New vocabulary rows are the mean of the old ones. They must be the same each time the base is put together, because
-    a run folder does not keep them and the output's enter every softmax.
-    """
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    before = llm.config.get_text_config().vocab_size
-    if len(tokenizer) <= before:
-        return
-    llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-    tables = [llm.get_input_embeddings().weight, llm.get_output_embeddings().weight]
-    with torch.no_grad(), _gathered(tables):
-        for table in tables:
-            table[before:] = table[:before].float().mean(0).to(table.dtype)
+def _refuse_other_head(name: str, llm: Any) -> None:
+    """A LLaVA computes its logits by a plain matrix and knows its embeddings by one name."""
+    config, head = llm.config, llm.get_output_embeddings()
+    scaled = [field for field in _SCALED_HEADS if getattr(config, field, None) not in (None, 1)]
+    if scaled or getattr(head, "bias", None) is not None or not hasattr(llm.base_model, "embed_tokens"):
+        reason = f"{scaled[0]} {getattr(config, scaled[0])}" if scaled else "other embeddings or a bias"
+        raise UserError(
+            f"{name}: a {config.model_type!r} model cannot stand behind a vision tower: its vocabulary has {reason}, "
+            "which transformers' LLaVA does not compute; choose a language model such as Llama, Mistral or Qwen"
+        )
 
 
-def _gathered(parameters: list[Any]) -> AbstractContextManager[Any]:
-    """Whole parameters where ZeRO-3 has split them."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed  # pyright: ignore[reportMissingImports]  an extra
-
-    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
+def _seeing(model: LlavaForConditionalGeneration, tokenizer: Any, processor: str) -> Base:
+    config = model.config
+    image_processor = load_image_processor(processor, config.vision_config)
+    return Base(model, tokenizer, image_processor, config.image_token_id, tokens_per_image(config))

@@ -15,17 +15,21 @@ from peft.utils.constants import (
 )
 from peft.utils.other import get_pattern_key
 
+from llava_teamlora.tuners.low_rank.targets import GATED_TYPES
 from llava_teamlora.tuners.method import Site
 
-LORA_OPTIONS = ("r", "alpha", "dropout", "rank_pattern", "target_modules", "modules_to_save")
+LORA_OPTIONS = ("r", "alpha", "dropout", "bias", "rank_pattern", "target_modules", "modules_to_save")
 ADALORA_OPTIONS = ("r", "alpha", "dropout", "target_r", "total_step", "target_modules", "modules_to_save")
+_BIAS = ("none", "all", "lora_only")
 _LORA_NAMES = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
 
 _LLAVA_IA3 = {
     "target_modules": r".*language_model.*\.(k_proj|v_proj|down_proj)",
     "feedforward_modules": r".*language_model.*\.down_proj",
 }
+_GATED_IA3 = {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
 IA3_DEFAULTS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(GATED_TYPES, _GATED_IA3),
     **{
         model_type: {
             "target_modules": targets,
@@ -44,9 +48,11 @@ def lora(said: dict[str, Any]) -> LoraConfig:
     """LoRA with our defaults for rank and alpha.
 
     Raises:
-        ValueError: without `target_modules`.
+        ValueError: without `target_modules`, or when `bias` is not one of peft's words.
     """
     _need_targets("lora", said)
+    if said.get("bias", "none") not in _BIAS:
+        raise ValueError(f"method 'lora': bias must be one of {', '.join(_BIAS)}, got {said['bias']!r}")
     named: dict[str, Any] = {"r": 8, "alpha": 16, **said}
     return LoraConfig(**{_LORA_NAMES.get(name, name): value for name, value in named.items()})
 

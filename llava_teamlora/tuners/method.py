@@ -22,6 +22,7 @@ class AdapterOptions:
         num_experts: number of experts, k.
         alpha: the update is scaled by alpha / r.
         dropout: probability of dropping an input of the adapter.
+        bias: which of the model's biases train along: "none", "all", or "lora_only": the adapted linears' (LoRA).
         router_hidden: width of an MLP router; not said: a linear router.
         interaction_init: "uniform", "literal" or "identity".
         train_interaction: whether there is an interaction matrix to learn.
@@ -41,6 +42,7 @@ class AdapterOptions:
     num_experts: int | None = None
     alpha: float | None = None
     dropout: float | None = None
+    bias: str | None = None
     router_hidden: int | None = None
     interaction_init: str | None = None
     train_interaction: bool | None = None

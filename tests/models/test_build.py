@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_bases import make_language_model
 from safetensors.torch import load_file, save_file
 
 from llava_teamlora.errors import UserError
@@ -67,11 +68,11 @@ def test_pretrained_projector(parts: Parts, tmp_path: Path) -> None:
 
 def test_wrong_combinations_are_refused(parts: Parts, tiny: str, tmp_path: Path) -> None:
     llm, clip = parts
-    with pytest.raises(UserError, match="sees no pictures; add --vision_tower"):
-        load_base(BaseSpec(llm))
+    with pytest.raises(UserError, match="without a vision tower, so --mm_vision_select_layer -1 has no effect"):
+        load_base(BaseSpec(llm, select_layer=-1))
     with pytest.raises(UserError, match="drop --vision_tower"):
         load_base(BaseSpec(tiny, clip))
-    with pytest.raises(UserError, match="is a 'llama' model, not a CLIP vision tower"):
+    with pytest.raises(UserError, match="is a 'llama' model, not a CLIP or SigLIP vision tower"):
         load_base(BaseSpec(llm, llm))
     with pytest.raises(UserError, match="was trained on the tower's layer -2; drop --mm_vision_select_layer -1"):
         load_base(BaseSpec(tiny, select_layer=-1))
@@ -129,7 +130,7 @@ def test_new_vocabulary_rows_are_the_same_each_time(parts: Parts) -> None:
 def test_original_llava_is_told_apart_by_its_config(tmp_path: Path) -> None:
     config = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336", "hidden_size": 8}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="is an original LLaVA checkpoint"):
+    with pytest.raises(UserError, match="has the config of an original LLaVA, but neither weights"):
         load_base(BaseSpec(str(tmp_path)))
 
 
@@ -151,3 +152,37 @@ def test_attention_is_never_chosen_in_silence() -> None:
         resolve_attention("flash", torch.float32)
     with pytest.raises(UserError, match="flash_attention_2 needs"):
         resolve_attention("flash_attention_2", torch.float32)
+
+
+def test_language_models_a_llava_cannot_compute_are_refused(parts: Parts, tiny: str, tmp_path: Path) -> None:
+    """Their logits are more than a product with the head, or their embeddings have another name."""
+    for model_type, reason in {
+        "gemma2": "final_logit_softcapping",
+        "gpt2": "other embeddings or a bias",
+        "phi": "other embeddings or a bias",
+    }.items():
+        llm = make_language_model(tmp_path / model_type, tiny, model_type)
+        assert load_base(BaseSpec(llm)).image_token_id is None  # alone it is fine
+        with pytest.raises(UserError, match=f"cannot stand behind a vision tower: .* {reason}"):
+            load_base(BaseSpec(llm, parts[1]))
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "mistral", "gemma", "phi3"])
+def test_a_llava_says_what_its_language_model_says(parts: Parts, tiny: str, tmp_path: Path, model_type: str) -> None:
+    fields = {"head_dim": 8} if model_type == "gemma" else {}
+    llm = make_language_model(tmp_path / model_type, tiny, model_type, **fields)
+    alone, seeing = load_base(BaseSpec(llm)), load_base(BaseSpec(llm, parts[1]))
+    ids = torch.tensor([[1, 5, 9, 7]])
+    with torch.no_grad():
+        words = alone.model(input_ids=ids).logits
+        assert torch.equal(seeing.model(input_ids=ids).logits[..., : words.shape[-1]], words)
+
+
+def test_a_hub_model_is_named_by_its_content(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--someone--llm" / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(parts[0], snapshot)
+    (tmp_path / "models--someone--llm" / "refs").mkdir()
+    (tmp_path / "models--someone--llm" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert fingerprint("someone/llm") == fingerprint(parts[0])
