@@ -26,8 +26,10 @@ from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import Template, get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
-from llava_teamlora.models.build import Base, BaseSpec, load_base, load_image_processor
+from llava_teamlora.models.build import Base, BaseSpec, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
+from llava_teamlora.models.original import find_original
+from llava_teamlora.models.vision import load_image_processor
 from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
 RUN_FILE = "run.yaml"
@@ -148,8 +150,10 @@ def load_model(
     dtype: str | None = None,
     attn_implementation: str = "auto",
     version: str = "v1",
-    image_aspect_ratio: str = "pad",
+    image_aspect_ratio: str | None = None,
     model_base: str | None = None,
+    vision_tower: str | None = None,
+    bits: int | None = None,
 ) -> Loaded:
     """Load a run folder, or a base as it is, for answering.
 
@@ -159,8 +163,11 @@ def load_model(
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is half precision on an accelerator, else float32.
         attn_implementation: see ``models.build.resolve_attention``.
         version: template, for a base only; a run folder names its own.
-        image_aspect_ratio: likewise.
-        model_base: where a run folder's base lies now, if it has moved. Its content must be the same.
+        image_aspect_ratio: likewise; None is what the base's config says, else ``pad``.
+        model_base: where a run folder's base lies now, if it has moved. Its content must be the same. Of an original
+            LLaVA's LoRA or projector: what it belongs to.
+        vision_tower: likewise of the tower, where the base was put together or is an original LLaVA.
+        bits: of the language model: 16, 8 or 4; None is what the run was trained with, 16 for a base.
 
     Raises:
         UserError: nothing usable there, or a base that is not the one the adapter was trained on.
@@ -168,12 +175,14 @@ def load_model(
     path = Path(path)
     device = device or _default_device()
     torch_dtype = _parse_dtype(dtype, device)
+    place = _Place(torch_dtype, attn_implementation, device, bits)
     if (path / RUN_FILE).is_file():
-        loaded = _load_run(path, torch_dtype, attn_implementation, model_base)
-    elif (path / "adapter_config.json").is_file():
+        loaded = _load_run(path, place, model_base, vision_tower)
+    elif (path / "adapter_config.json").is_file() and find_original(str(path)) is None:
         raise UserError(f"{path}: holds an adapter but no {RUN_FILE}; use the whole run folder")
     else:
-        loaded = _load_plain_base(str(path), torch_dtype, attn_implementation, version, image_aspect_ratio)
+        spec = BaseSpec(str(path), vision_tower, model_base=model_base)
+        loaded = _load_plain_base(spec, place, version, image_aspect_ratio)
     try:
         model = loaded.model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -188,15 +197,29 @@ def load_model(
     )
 
 
-def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | None) -> Loaded:
+@dataclass(frozen=True)
+class _Place:
+    """In what form a base is loaded; ``bits`` None is the run's own."""
+
+    dtype: torch.dtype
+    attention: str
+    device: str
+    bits: int | None
+
+    def load(self, spec: BaseSpec) -> tuple[BaseSpec, Base]:
+        """The base, and what it is called with the bits it has."""
+        spec = spec if self.bits is None else replace(spec, bits=self.bits)
+        return spec, load_base(spec, self.dtype, self.attention, self.device)
+
+
+def _load_run(path: Path, place: _Place, model_base: str | None, vision_tower: str | None) -> Loaded:
     card = read_run_card(path)
     if card.method == FULL_FINETUNING:
-        spec, found = _whole_model(path, model_base)
-        base = load_base(spec, dtype, attention)
+        spec, found = _whole_model(path, model_base or vision_tower)
+        spec, base = place.load(spec)
         model, weights = base.model, found
     else:
-        spec = _base_of(path, card, model_base)
-        base = load_base(spec, dtype, attention)
+        spec, base = place.load(_base_of(path, card, model_base, vision_tower))
         found = base_fingerprint(spec)  # after loading: a hub model is in the cache now
         if found != card.base_fingerprint:
             raise UserError(
@@ -205,7 +228,9 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
             )
         model, weights = _with_adapter(base, path), file_sha256(path / ADAPTER_FILE)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    image_processor = load_image_processor(str(path))
+    config: Any = base.model.config
+    if base.image_processor is not None:
+        base = replace(base, image_processor=load_image_processor(str(path), config.vision_config))
     manifest = {
         "kind": "run",
         "model": str(path),
@@ -217,24 +242,28 @@ def _load_run(path: Path, dtype: torch.dtype, attention: str, model_base: str | 
         "image_aspect_ratio": card.image_aspect_ratio,
         "versions": library_versions(),
     }
-    vision = _vision_format(base, image_processor, card.image_aspect_ratio)
-    return Loaded(model, tokenizer, get_template(card.version), vision, str(path), manifest)
+    vision = base.vision_format(card.image_aspect_ratio)
+    return Loaded(model, tokenizer, base.template(card.version), vision, str(path), manifest)
 
 
-def _base_of(path: Path, card: RunCard, model_base: str | None) -> BaseSpec:
+def _base_of(path: Path, card: RunCard, model_base: str | None, vision_tower: str | None) -> BaseSpec:
     """What the adapter in a run folder sits on, and where that lies now."""
-    spec = replace(card.base, model=model_base) if model_base else card.base
-    if not model_base and Path(spec.model).is_absolute() and not Path(spec.model).is_dir():
-        raise UserError(f"{path}: its base {spec.model} is not there; say where it is with --model_base")
+    spec = card.base
+    if vision_tower and not spec.vision_tower:
+        raise UserError(f"{path}: its base was not put together with a vision tower; drop --vision_tower")
+    spec = replace(spec, model=model_base or spec.model, vision_tower=vision_tower or spec.vision_tower)
+    for flag, name in (("--model_base", spec.model), ("--vision_tower", spec.vision_tower)):
+        if name and Path(name).is_absolute() and not Path(name).is_dir():
+            raise UserError(f"{path}: its base {name} is not there; say where it is with {flag}")
     if not (path / ADAPTER_FILE).is_file():
         raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
     return replace(spec, projector_weights=None)  # the adapter's file holds the projector
 
 
-def _whole_model(path: Path, model_base: str | None) -> tuple[BaseSpec, str]:
+def _whole_model(path: Path, elsewhere: str | None) -> tuple[BaseSpec, str]:
     """A run folder of full fine-tuning holds the model itself; its fingerprint stands for the weights."""
-    if model_base:
-        raise UserError(f"{path}: holds a whole model, trained in full; drop --model_base")
+    if elsewhere:
+        raise UserError(f"{path}: holds a whole model, trained in full; drop --model_base and --vision_tower")
     if not any(path.glob("model*.safetensors")):
         raise UserError(f"{path}: model.safetensors is missing; the run did not finish, use its last checkpoint-N")
     spec = BaseSpec(str(path))
@@ -270,14 +299,14 @@ def _with_adapter(base: Base, path: Path) -> Any:
     return model
 
 
-def _load_plain_base(name: str, dtype: torch.dtype, attention: str, version: str, aspect_ratio: str) -> Loaded:
-    template = get_template(version)
-    check_aspect_ratio(aspect_ratio)
-    spec = BaseSpec(name)
-    base = load_base(spec, dtype, attention)
+def _load_plain_base(spec: BaseSpec, place: _Place, version: str, asked: str | None) -> Loaded:
+    get_template(version)  # refuses an unknown one before anything is loaded
+    check_aspect_ratio(asked or "pad")
+    spec, base = place.load(spec)
+    aspect_ratio = asked or getattr(base.model.config, "image_aspect_ratio", "pad")
     manifest = {
         "kind": "base",
-        "model": name,
+        "model": spec.model,
         "method": "none",
         "base": asdict(spec),
         "base_fingerprint": base_fingerprint(spec),
@@ -286,12 +315,8 @@ def _load_plain_base(name: str, dtype: torch.dtype, attention: str, version: str
         "image_aspect_ratio": aspect_ratio,
         "versions": library_versions(),
     }
-    vision = _vision_format(base, base.image_processor, aspect_ratio)
-    return Loaded(base.model, base.tokenizer, template, vision, name, manifest)
-
-
-def _vision_format(base: Base, image_processor: Any, aspect_ratio: str) -> VisionFormat:
-    return VisionFormat(image_processor, base.image_token_id, base.tokens_per_image, aspect_ratio)
+    vision = base.vision_format(aspect_ratio)
+    return Loaded(base.model, base.tokenizer, base.template(version), vision, spec.model, manifest)
 
 
 def _default_device() -> str:

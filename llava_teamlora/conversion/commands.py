@@ -1,4 +1,4 @@
-"""``llava-teamlora merge`` and ``llava-teamlora convert-adapter``."""
+"""``llava-teamlora merge``, ``llava-teamlora convert`` and ``llava-teamlora convert-adapter``."""
 
 from __future__ import annotations
 
@@ -46,11 +46,34 @@ examples:
   llava-teamlora convert-adapter runs/lora --to teamlora --num_experts 4 --output runs/warm
   llava-teamlora convert-adapter runs/teamlora --drop_expert 2 --renormalise --output runs/three-experts
 """
+_LAYOUT = """\
+Write a LLaVA in the other layout: LLaVA's own (haotian-liu/LLaVA) or transformers'. SOURCE is
+
+  an original folder or hub id: whole, a LoRA or a projector       --to transformers, a whole model
+  an original LoRA or projector                                    --to original, a whole model too
+  a LLaVA in transformers' layout, such as llava-hf/*              --to original
+  a run folder of method full                                      --to original, a whole model
+  a run folder of method lora                                      --to original, LLaVA's LoRA folder
+  a run folder of method projector                                 --to original, mm_projector.bin
+
+Weights are not changed, but for a LoRA's, which is merged in float32; all are read again after writing and compared.
+docs/checkpoints.md has the details.
+"""
+_LAYOUT_EXAMPLES = """\
+examples:
+  llava-teamlora convert liuhaotian/llava-v1.5-7b --to transformers --output llava-1.5-7b
+  llava-teamlora convert liuhaotian/llava-v1.5-7b-lora --to transformers --output merged \\
+      --model_base lmsys/vicuna-7b-v1.5
+  llava-teamlora convert llava-hf/llava-1.5-7b-hf --to original --output llava-v1.5-7b \\
+      --vision_tower openai/clip-vit-large-patch14-336
+  llava-teamlora convert runs/lora --to original --output llava-v1.5-7b-lora-mine
+"""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Mount ``merge`` and ``convert-adapter`` on the program's subparsers; each sets ``run``."""
+    """Mount ``merge``, ``convert`` and ``convert-adapter`` on the program's subparsers; each sets ``run``."""
     _add_merge(subparsers)
+    _add_layout(subparsers)
     _add_convert(subparsers)
 
 
@@ -71,9 +94,29 @@ def _add_merge(subparsers: Any) -> None:
     add("--limit", type=int, default=256, metavar="N", help="conversations used, evenly spread (default: 256)")
     add("--batch_size", type=int, default=8, metavar="N", help="conversations at once (default: 8)")
     add("--model_base", metavar="PATH", help="where the run's base lies now, if it has moved")
+    add("--vision_tower", metavar="PATH", help="likewise its vision tower, if the base was put together with one")
     add("--device", help="torch device (default: cpu; to calibrate, the accelerator if there is one)")
     add("--dtype", help="float32, bfloat16 or float16, of the written weights (default: the base's own)")
     parser.set_defaults(run=_merge)
+
+
+def _add_layout(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "convert",
+        help="write a LLaVA in LLaVA's own layout or in transformers'",
+        description=_LAYOUT,
+        epilog=_LAYOUT_EXAMPLES,
+        formatter_class=_RAW,
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder or hub id of a LLaVA, or a run folder")
+    add("--to", required=True, choices=("original", "transformers"), help="layout to write")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder to make; it must not hold anything yet")
+    add("--model_base", metavar="PATH", help="what a LoRA, a projector or a run lies on, if not what it names itself")
+    add("--vision_tower", metavar="PATH", help="where an original's tower lies; of a new original: what it names")
+    add("--dtype", help="float32, bfloat16 or float16, of the written weights (default: the source's own)")
+    add("--max_shard_size", default="5GB", metavar="SIZE", help="largest weight file (default: 5GB)")
+    parser.set_defaults(run=_layout)
 
 
 def _add_convert(subparsers: Any) -> None:
@@ -112,17 +155,32 @@ def _merge(arguments: argparse.Namespace) -> int:
         )
     elif arguments.data_path is not None or arguments.image_folder is not None:
         raise UserError("--data_path and --image_folder go with --approximate mean")
-    plan = MergePlan(arguments.folder, arguments.output, data, arguments.device, arguments.dtype, arguments.model_base)
+    plan = MergePlan(
+        arguments.folder,
+        arguments.output,
+        data,
+        arguments.device,
+        arguments.dtype,
+        arguments.model_base,
+        arguments.vision_tower,
+    )
     report = merge_run(plan)
     if report["approximate"] is not None:
         _print_costs(report["approximate"])
     merged = report["merged"]
-    if (merged["version"], merged["image_aspect_ratio"]) != ("v1", "pad"):
-        print(
-            f"Ask it as it was trained: template {merged['version']!r}, pictures {merged['image_aspect_ratio']!r}; a "
-            "plain model folder does not say so itself"
-        )
+    if merged["version"] != "v1":
+        print(f"Ask it as it was trained: template {merged['version']!r}; a plain model folder does not say so itself")
     print(f"model: {arguments.output}")
+    return 0
+
+
+def _layout(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.conversion.llava import LayoutPlan, convert_layout
+
+    names = ("source", "to", "output", "model_base", "vision_tower", "dtype", "max_shard_size")
+    for note in convert_layout(LayoutPlan(**{name: getattr(arguments, name) for name in names})):
+        print(note)
+    print(f"{arguments.to} layout: {arguments.output}")
     return 0
 
 

@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
-from transformers import AutoConfig, LlavaProcessor
+from transformers import LlavaProcessor
 
 from llava_teamlora.checkpoint import FULL_FINETUNING, Loaded, read_run_card
 from llava_teamlora.conversion.calibration import DataPlan, load_calibration
+from llava_teamlora.conversion.tokenizer_files import copy_sentencepiece, tokenizer_places
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder, refuse_used_folder
 from llava_teamlora.generation.loading import load_quietly, no_progress_bars
+from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.fingerprint import file_sha256
+from llava_teamlora.models.original import stored_dtype
+from llava_teamlora.models.vision import tower_kind
 from llava_teamlora.tuners.low_rank.config import LowRankConfig
 from llava_teamlora.tuners.low_rank.layer import MERGE_REFUSAL
 from llava_teamlora.tuners.routed.adapter import method_name
@@ -41,7 +44,8 @@ class MergePlan:
         data: calibration data; given exactly when the merge may be approximate.
         device: see ``load_model``.
         dtype: of the merged weights; None is the base's own.
-        model_base: see ``load_model``.
+        model_base: see ``load_model``. An adapter trained on fewer bits is merged into the base's 16.
+        vision_tower: see ``load_model``.
     """
 
     run: Path
@@ -50,6 +54,7 @@ class MergePlan:
     device: str | None = None
     dtype: str | None = None
     model_base: str | None = None
+    vision_tower: str | None = None
 
 
 def merge_run(plan: MergePlan) -> dict[str, Any]:
@@ -66,9 +71,10 @@ def merge_run(plan: MergePlan) -> dict[str, Any]:
     if card.method == FULL_FINETUNING:
         raise UserError(f"{plan.run}: holds a whole model, trained in full; there is no adapter to merge")
     _check_mergeable(plan)
-    dtype = plan.dtype or _stored_dtype(plan.model_base or card.base.model)
+    dtype = plan.dtype or stored_dtype(plan.model_base or card.base.model)
     device = plan.device or ("cpu" if plan.data is None else None)
-    loaded = load_quietly(plan.run, device=device, dtype=dtype, model_base=plan.model_base)
+    places = {"model_base": plan.model_base, "vision_tower": plan.vision_tower}
+    loaded = load_quietly(plan.run, device=device, dtype=dtype, bits=16, **places)
     report: dict[str, Any] = {"merged": loaded.manifest, "approximate": None}
     if plan.data is None:
         _unwrap_trained(loaded.model)
@@ -115,15 +121,6 @@ def _check_mergeable(plan: MergePlan) -> None:
         raise UserError(f"{plan.run}: {name} merges exactly; drop --approximate and its data")
 
 
-def _stored_dtype(name: str) -> str:
-    """The dtype a base's weights have on disk, as its config says; float32 where it says nothing."""
-    try:
-        dtype = AutoConfig.from_pretrained(name).dtype
-    except (OSError, ValueError):
-        return "float32"  # the base cannot be loaded, and loading says why
-    return str(dtype or torch.float32).removeprefix("torch.")
-
-
 def _approximate(loaded: Loaded, data: DataPlan) -> MeanMerge:
     calibration = load_calibration(loaded, data)
     try:
@@ -147,18 +144,36 @@ def _data(plan: DataPlan) -> dict[str, Any]:
 
 def _write(output: Path, model: Any, loaded: Loaded, report: dict[str, Any]) -> None:
     """Write the model folder, whole or not at all."""
-    vision = loaded.vision
-    assert vision is not None  # a run's base sees
-    config = model.config
-    processor = LlavaProcessor(
-        image_processor=vision.image_processor,
-        tokenizer=loaded.tokenizer,
+    with new_folder(output) as folder, no_progress_bars():
+        if loaded.vision is not None:
+            model.config.image_aspect_ratio = loaded.vision.aspect_ratio
+        model.save_pretrained(folder)
+        _beside(model.config, loaded).save_pretrained(folder)
+        copy_sentencepiece(tokenizer_places(BaseSpec(**loaded.manifest["base"])), folder)
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _beside(config: Any, loaded: Loaded) -> Any:
+    """What belongs beside the weights: a LLaVA's processor, or a language model's tokenizer."""
+    if loaded.vision is None:
+        return loaded.tokenizer
+    return build_processor(config, loaded.tokenizer, loaded.vision.image_processor, loaded.name)
+
+
+def build_processor(config: Any, tokenizer: Any, image_processor: Any, name: str) -> LlavaProcessor:
+    """What transformers makes prompts and pictures ready with.
+
+    Args:
+        config: the LLaVA's.
+        tokenizer: which knows ``<image>``.
+        image_processor: the tower's.
+        name: whose they are, for messages.
+    """
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_token=str(loaded.tokenizer.convert_ids_to_tokens(vision.image_token_id)),
-        num_additional_image_tokens=1,  # CLIP's cls token
+        image_token=str(tokenizer.convert_ids_to_tokens(config.image_token_id)),
+        num_additional_image_tokens=int(tower_kind(name, config.vision_config).has_cls),
     )
-    with new_folder(output) as folder, no_progress_bars():
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
