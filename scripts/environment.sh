@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Sourced by the other scripts: makes sure that `llava-teamlora` can be called.
 #
 #   ensure_environment [EXTRA]
@@ -9,7 +10,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 ensure_environment() {
   local extra=${1:-} target=$ROOT stamp
-  [[ -z $extra ]] || target="$ROOT[$extra]"
+  [[ -z $extra ]] || target="${ROOT}[$extra]"
   if [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} ]]; then
     if ! _complete "$extra"; then
       echo "Installing into the active environment ${VIRTUAL_ENV:-$CONDA_PREFIX} …" >&2
@@ -37,7 +38,7 @@ ensure_environment() {
 _complete() {
   local modules=llava_teamlora commands=(llava-teamlora) command
   case ${1:-} in
-    dev) modules+=", pytest, xdist" commands+=(ruff pyright) ;;
+    dev) modules+=", pytest, xdist, deepspeed" commands+=(ruff pyright) ;;
     train) modules+=", deepspeed" commands+=(deepspeed) ;;
   esac
   for command in "${commands[@]}"; do command -v "$command" >/dev/null || return 1; done

@@ -60,10 +60,8 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     if report is not None:
         print_report(report, console=console)
-    results = read_run_card(arguments.run).results
     console.print("\n[bold]Run folder[/bold]  " + str(arguments.run))
-    for name, value in results.items():
-        console.print(f"  {name:<22}{value:,}" if isinstance(value, int) else f"  {name:<22}{value}")
+    console.print(f"  trained in {summary['train_seconds']:,} s; all figures in run.yaml, losses in loss_curve.png")
     console.print("\n[bold]Next[/bold]")
     console.print(f"  talk to it      llava-teamlora cli {arguments.run} --image PICTURE")
     if report is not None:

@@ -8,214 +8,114 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 
-from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.images import check_aspect_ratio
-from llava_teamlora.data.templates import get_template
-from llava_teamlora.errors import UserError, nearest
-from llava_teamlora.models.build import PROJECTOR_TYPE, SELECT_FEATURES, BaseSpec
-from llava_teamlora.tuners import METHODS, AdapterOptions
-
-
-def _help(text: str, default: Any = dataclasses.MISSING) -> Any:
-    if default is dataclasses.MISSING:
-        return field(metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class ModelArguments:
-    """What is tuned."""
-
-    model_name_or_path: str = _help(
-        "Folder or hub id of a LLaVA in transformers' layout, or of a language model (then give --vision_tower)."
-    )
-    vision_tower: str | None = _help("CLIP tower to put before a language model.", None)
-    version: str = _help("Conversation template: v1 (alias vicuna_v1) or plain.", "v1")
-    mm_vision_select_layer: int | None = _help("Hidden state of the tower that is used (default -2).", None)
-    mm_vision_select_feature: str | None = _help("patch (default), or cls_patch to keep the cls token.", None)
-    mm_projector_type: str = _help("Projector of a newly put together LLaVA.", PROJECTOR_TYPE)
-    pretrain_mm_mlp_adapter: str | None = _help("mm_projector.bin to start the projector from.", None)
-    freeze_mm_mlp_adapter: bool = _help("Do not train the projector.", False)
-    attn_implementation: str = _help("auto, sdpa, eager or flash_attention_2.", "auto")
-
-    def __post_init__(self) -> None:
-        get_template(self.version)
-        if self.mm_projector_type != PROJECTOR_TYPE:
-            raise UserError(f"--mm_projector_type {self.mm_projector_type!r}: only {PROJECTOR_TYPE} is supported")
-        if self.mm_vision_select_feature not in (None, *SELECT_FEATURES):
-            raise UserError(f"--mm_vision_select_feature {self.mm_vision_select_feature!r} is not patch or cls_patch")
-        projector = self.pretrain_mm_mlp_adapter
-        if projector is not None and not Path(projector).is_file():
-            raise UserError(f"{projector}: no such file (--pretrain_mm_mlp_adapter)")
-        if self.vision_tower is not None and self.freeze_mm_mlp_adapter and projector is None:
-            raise UserError(
-                "--freeze_mm_mlp_adapter would freeze a projector that was never trained; give it with "
-                "--pretrain_mm_mlp_adapter, or let it train"
-            )
-
-    def base(self) -> BaseSpec:
-        """The base these arguments name; local folders absolute, so that a run folder may be moved."""
-        return BaseSpec(
-            model=_absolute(self.model_name_or_path),
-            vision_tower=_absolute(self.vision_tower) if self.vision_tower else None,
-            select_layer=self.mm_vision_select_layer,
-            select_feature=self.mm_vision_select_feature,
-            projector_weights=_absolute(self.pretrain_mm_mlp_adapter) if self.pretrain_mm_mlp_adapter else None,
-        )
-
-
-@dataclass
-class MethodArguments:
-    """How it is tuned."""
-
-    method: str = _help(
-        "; ".join(f"{m.name}: {m.summary.partition(': ')[2] or m.summary}" for m in METHODS.values()), "teamlora"
-    )
-    r: int | None = _help("Rank; of one expert for routed methods, at the start for adalora (default 8; 12).", None)
-    alpha: float | None = _help("The update is scaled by alpha / r (default 16).", None)
-    dropout: float | None = _help("Dropout on the adapter's input (default 0).", None)
-    num_experts: int | None = _help("Experts k of a routed method (default 4).", None)
-    router_hidden: int | None = _help("Hidden width of an MLP router; unset is a linear one.", None)
-    interaction_init: str | None = _help(
-        "Routed methods: how the interaction matrix starts: uniform, literal or identity (default: uniform for "
-        "teamlora, identity for the others).",
-        None,
-    )
-    train_interaction: bool | None = _help(
-        "Routed methods: learn the interaction matrix (default: True for teamlora, False for the others).", None
-    )
-    balance_loss_coef: float | None = _help("Weight of the load-balance loss (default 0).", None)
-    router_z_loss_coef: float | None = _help("Weight of the router z-loss (default 0).", None)
-    mixer_init: str | None = _help("moslora: kaiming or orthogonal (default kaiming).", None)
-    target_r: int | None = _help("adalora: average rank at the end (default two thirds of r).", None)
-    num_virtual_tokens: int | None = _help("prompt_tuning: length of the learned prompt (default 20).", None)
-    target_modules: str | None = _help(
-        "Regex of the linears that carry the adapter (default: the language model's FFN; for ia3 its keys, values and "
-        "down projections).",
-        None,
-    )
-    feedforward_modules: str | None = _help("ia3: regex of the targets whose input is scaled.", None)
-    adapter_name_or_path: str | None = _help(
-        "Run folder or adapter folder to start the adapter (and the projector) from; with the same method and options, "
-        "most easily by --config FOLDER/run.yaml.",
-        None,
-    )
-    match_params: str | None = _help(
-        "Choose the rank so that the adapter's parameters equal another method's to within one percent, "
-        "e.g. teamlora:r=8,num_experts=4",
-        None,
-    )
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            known = ", ".join(METHODS)
-            raise UserError(f"--method {self.method!r} is not one of {known}{nearest(self.method, METHODS)}")
-        if self.match_params is not None and self.r is not None:
-            raise UserError("--match_params chooses the rank: drop --r")
-        self.matched()
-        try:
-            METHODS[self.method].build(self.options((PROJECTOR,)), _MODEL_TYPE)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
-    def options(self, modules_to_save: tuple[str, ...] | None = None) -> AdapterOptions:
-        """What was said of the adapter."""
-        names = {f.name for f in dataclasses.fields(AdapterOptions)} & {f.name for f in dataclasses.fields(self)}
-        said = {name: getattr(self, name) for name in names}
-        return _scheduled(self.method, AdapterOptions(modules_to_save=modules_to_save, **said))
-
-    def matched(self) -> tuple[str, AdapterOptions] | None:
-        """Method and options that ``--match_params`` names; None when it is not given.
-
-        Raises:
-            UserError: not of the form ``method:option=value,…``.
-        """
-        if self.match_params is None:
-            return None
-        name, _, rest = self.match_params.partition(":")
-        if name not in METHODS:
-            raise UserError(f"--match_params: {name!r} is not one of {', '.join(METHODS)}{nearest(name, METHODS)}")
-        options: dict[str, Any] = {}
-        for pair in filter(None, rest.split(",")):
-            key, _, value = pair.partition("=")
-            if key not in METHODS[name].options or not value.isdecimal():
-                raise UserError(
-                    f"--match_params {self.match_params!r}: {pair!r} is not an option=number of {name}; "
-                    "write e.g. teamlora:r=8"
-                )
-            options[key] = int(value)
-        if self.target_modules is not None and {"r", "target_modules"} <= set(METHODS[name].options):
-            options["target_modules"] = self.target_modules
-        matched = _scheduled(name, AdapterOptions(**options))
-        try:
-            config = METHODS[name].build(matched, _MODEL_TYPE)
-        except ValueError as error:
-            raise UserError(f"--match_params {self.match_params!r}: {error}") from error
-        if config is None:
-            raise UserError(f"--match_params {self.match_params!r}: {name} has no adapter to match")
-        return name, matched
-
-
-_MODEL_TYPE = "llava"
-
-
-def _scheduled(method: str, options: AdapterOptions) -> AdapterOptions:
-    """Give AdaLoRA some number of steps; the true one is set when training starts (training/adalora.py)."""
-    if "total_step" not in METHODS[method].options:
-        return options
-    return dataclasses.replace(options, total_step=1000)
+from llava_teamlora.errors import UserError
+from llava_teamlora.training.flag import flag
+from llava_teamlora.training.method_arguments import MethodArguments
+from llava_teamlora.training.model_arguments import ModelArguments
+from llava_teamlora.training.outside import check_deepspeed, check_reporter
 
 
 @dataclass
 class DataArguments:
     """What it is tuned on."""
 
-    data_path: str = _help("LLaVA JSON: [{id, image?, conversations: [{from, value}]}].")
-    image_folder: str | None = _help("Folder the records' picture paths are relative to.", None)
-    validation_data_path: str | None = _help("LLaVA JSON the loss is watched on (same image folder).", None)
-    image_aspect_ratio: str = _help("pad (to a square, LLaVA-1.5's way) or square (resize and crop).", "pad")
+    data_path: str = flag("LLaVA JSON: [{id, image?, conversations: [{from, value}]}].")
+    image_folder: str | None = flag("Folder the records' picture paths are relative to.", None)
+    validation_data_path: str | None = flag("LLaVA JSON the loss is watched on (same image folder).", None)
+    validation_split: float | None = flag(
+        "Share of the records of --data_path to hold out and watch the loss on, e.g. 0.01; chosen by --seed.", None
+    )
+    image_aspect_ratio: str = flag("pad (to a square, LLaVA-1.5's way) or square (resize and crop).", "pad")
+    vision_cache: str | None = flag(
+        "Folder that keeps what the vision tower makes of each picture, so that it runs once for all epochs and runs: "
+        "1.2 MB a picture at LLaVA-1.5's size in half precision (docs/throughput.md).",
+        None,
+    )
+    on_bad_sample: str = flag(
+        "error: records that cannot be trained on stop the run before it begins. skip: leave them out, and list them "
+        "in skipped.json in the run folder.",
+        "error",
+    )
 
     def __post_init__(self) -> None:
         check_aspect_ratio(self.image_aspect_ratio)
+        if self.on_bad_sample not in ("error", "skip"):
+            raise UserError(f"--on_bad_sample {self.on_bad_sample!r} is not error or skip")
+        if self.validation_split is not None and not 0 < self.validation_split < 1:
+            raise UserError(f"--validation_split {self.validation_split} must be between 0 and 1, e.g. 0.01")
+        if self.validation_split is not None and self.validation_data_path is not None:
+            raise UserError("--validation_split and --validation_data_path both give validation data: drop one")
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is anything to validate on."""
+        return self.validation_split is not None or self.validation_data_path is not None
 
 
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
     """transformers' own training arguments with LLaVA-1.5's defaults, and LLaVA's additions."""
 
-    output_dir: str = _help("Run folder; checkpoints go into it too.")
-    learning_rate: float = _help("Peak learning rate of the adapter.", 2e-4)
-    mm_projector_lr: float | None = _help("Peak learning rate of the projector; unset: --learning_rate.", None)
-    group_lr: str | None = _help(
+    output_dir: str = flag("Run folder; checkpoints go into it too.")
+    learning_rate: float = flag("Peak learning rate of the adapter.", 2e-4)
+    mm_projector_lr: float | None = flag("Peak learning rate of the projector; unset: --learning_rate.", None)
+    group_lr: str | None = flag(
         "Peak learning rates of parts of the adapter, e.g. B=4e-4,router=1e-3. Parts: A, B, router, interaction, "
         "mixer, projector; what is not named has --learning_rate.",
         None,
     )
-    group_weight_decay: str | None = _help("Weight decay of parts, e.g. router=0,interaction=0.1.", None)
-    model_max_length: int = _help("Longest sample in tokens, pictures expanded.", 2048)
-    group_by_modality_length: bool = _help("Batches of one modality and of like lengths.", False)
-    num_train_epochs: float = _help("Passes over the data.", 1.0)
-    lr_scheduler_type: str = _help("Shape of the learning rate over time.", "cosine")
-    warmup_steps: float = _help("Warm-up steps; below 1, a share of all steps.", 0.03)
-    logging_steps: float = _help("Log every so many steps.", 10)
-    save_steps: float = _help("Checkpoint every so many steps; below 1, a share of all steps.", 500)
-    save_total_limit: int | None = _help("Checkpoints kept.", 1)
-    report_to: str | None = _help("tensorboard, wandb, none…", "tensorboard")
-    remove_unused_columns: bool = _help("Leave False: samples hold what the model takes.", False)
-    prediction_loss_only: bool = _help("Validation computes the loss alone.", True)
-    logging_nan_inf_filter: bool = _help("Hide a loss that is not finite.", False)
-    overwrite_output_dir: bool = _help("Start anew where a run lies already.", False)
-    routing_telemetry_steps: int = _help(
+    group_weight_decay: str | None = flag("Weight decay of parts, e.g. router=0,interaction=0.1.", None)
+    model_max_length: int = flag("Longest sample in tokens, pictures expanded.", 2048)
+    group_by_modality_length: bool = flag("Batches of one modality and of like lengths.", False)
+    group_by_length: bool = flag("Batches of like lengths, with pictures and without together.", False)
+    packing: bool = flag(
+        "Lay samples end to end in rows of at most --model_max_length tokens, where none sees another: the same loss "
+        "with hardly any padding. --per_device_train_batch_size then counts rows (docs/throughput.md).",
+        False,
+    )
+    dataloader_num_workers: int = flag(
+        "Processes that make batches ready (default 4, 0 without an accelerator).",
+        4 if torch.accelerator.is_available() else 0,
+    )
+    dataloader_persistent_workers: bool = flag("Keep these processes from epoch to epoch.", True)
+    num_train_epochs: float = flag("Passes over the data.", 1.0)
+    lr_scheduler_type: str = flag("Shape of the learning rate over time.", "cosine")
+    warmup_steps: float = flag("Warm-up steps; below 1, a share of all steps.", 0.03)
+    logging_steps: float = flag("Log every so many steps.", 10)
+    save_steps: float = flag("Checkpoint every so many steps; below 1, a share of all steps.", 500)
+    save_total_limit: int | None = flag("Checkpoints kept.", 1)
+    report_to: str | None = flag("tensorboard, wandb, trackio, none…", "tensorboard")
+    logging_dir: str | None = flag("Folder of TensorBoard's files (default: runs/ in the run folder).", None)
+    eval_steps: float | None = flag(
+        "Validate every so many steps (below 1: a share of all steps), and at the end. Unset: at the end only, unless "
+        "--eval_strategy says more.",
+        None,
+    )
+    load_best_model_at_end: bool = flag(
+        "Save a checkpoint at every best validation loss, never delete the best one, and end with its weights in the "
+        "run folder.",
+        False,
+    )
+    remove_unused_columns: bool = flag("Leave False: samples hold what the model takes.", False)
+    prediction_loss_only: bool = flag("Validation computes the loss alone.", True)
+    logging_nan_inf_filter: bool = flag("Hide a loss that is not finite.", False)
+    overwrite_output_dir: bool = flag("Start anew where a run lies already.", False)
+    routing_telemetry_steps: int = flag(
         "Every so many steps write what the routers did to routing.jsonl in the run folder; 0 is off.", 0
     )
-    dry_run: bool = _help("Show what would be trained on what, and stop.", False)
+    check_data: bool = flag(
+        "Look at every record, picture and length before anything heavy is loaded, and write data_report.json into the "
+        "run folder; go on if nothing is bad.",
+        False,
+    )
+    dry_run: bool = flag("Show what would be trained on what, and stop.", False)
 
     def __post_init__(self) -> None:
         if self.mm_projector_lr is not None and self.mm_projector_lr < 0:
@@ -228,11 +128,15 @@ class TrainingArguments(transformers.TrainingArguments):
         for name in ("model_max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 1")
-        if self.load_best_model_at_end:
-            raise UserError(
-                "--load_best_model_at_end is not supported: every checkpoint-N is a run folder of its own; raise "
-                "--save_total_limit and use the one with the best validation loss"
-            )
+        if str(self.fsdp).lower() in ("true", "false"):  # as YAML writes a flag that needs no value
+            self.fsdp = "" if str(self.fsdp).lower() == "false" else True  # type: ignore[assignment]
+        check_reporter(self.report_to)
+        own_groups = self.mm_projector_lr is not None or self.group_lr or self.group_weight_decay
+        check_deepspeed(self.deepspeed, bool(own_groups))
+        best = self._settle_validation()
+        if self.group_by_length and self.group_by_modality_length:
+            raise UserError("--group_by_length and --group_by_modality_length are two orders: give one of them")
+        self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         # Pinned memory speeds copies to an accelerator; without one it only warns.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         # Every trained parameter gets a gradient in every step, that of a batch without pictures too (see the
@@ -240,6 +144,34 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
         super().__post_init__()
+        self.load_best_model_at_end = best
+
+    @property
+    def shuffle_seed(self) -> int:
+        """What the order of samples follows from."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    def _settle_validation(self) -> bool:
+        """Turn validation on where it is meant, and say whether the best checkpoint is wanted.
+
+        transformers never hears of that wish before it is built: its own way (see validation.py for ours) ties
+        checkpoints to validation steps, and forgets where the best one lies when a run folder moves.
+        """
+        if self.eval_steps is not None and self.eval_strategy == "no":
+            self.eval_strategy = "steps"
+        wanted, self.load_best_model_at_end = self.load_best_model_at_end, False
+        if self.save_strategy == "best":
+            raise UserError("--save_strategy best: say --load_best_model_at_end True, and resuming still works")
+        if self.metric_for_best_model not in (None, "loss", "eval_loss") or self.greater_is_better:
+            raise UserError("--metric_for_best_model: the validation loss is all there is, and the lowest is the best")
+        if wanted and self.eval_strategy == "no":
+            raise UserError(
+                "--load_best_model_at_end needs validation during training: --eval_steps N, and --validation_data_path "
+                "FILE or --validation_split 0.01"
+            )
+        if wanted:
+            self.metric_for_best_model = "loss"
+        return wanted
 
     def learning_rates(self) -> dict[str, float]:
         """Peak learning rates of the parts that ``--group_lr`` names.
@@ -273,18 +205,19 @@ def _numbers(flag: str, text: str | None) -> dict[str, float]:
 
 
 # What is asked of one start of the program and is no property of the run.
-_ONCE = {"overwrite_output_dir", "resume_from_checkpoint", "dry_run"}
+_ONCE = {"overwrite_output_dir", "resume_from_checkpoint", "dry_run", "check_data"}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """All arguments of a run; ``said`` names the flags that were given."""
+    """All arguments of a run; ``said`` names the flags that were given, ``notice`` tells which were translated."""
 
     model: ModelArguments
     method: MethodArguments
     data: DataArguments
     training: TrainingArguments
     said: frozenset[str]
+    notice: str = ""
 
     def defaults(self) -> dict[str, Any]:
         """Defaults of our own flags, those that have one."""
@@ -310,7 +243,3 @@ class Arguments:
             **dataclasses.asdict(self.data),
             **{name: training[name] for name in training if name in (own | self.said) - _ONCE},
         }
-
-
-def _absolute(name: str) -> str:
-    return str(Path(name).resolve()) if Path(name).exists() else name

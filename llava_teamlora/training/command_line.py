@@ -1,7 +1,8 @@
 """Command line and YAML -> checked, typed arguments.
 
 In: ``argv`` with LLaVA's flag names, and ``--config FILE`` whose keys are the same names (the command line wins).
-Out: :class:`Arguments`. An unknown flag or key is an error that names the nearest known one.
+Out: :class:`Arguments`. Old flags are put into today's words (llava_flags.py); an unknown flag or key is an error that
+names the nearest known one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import yaml
 from transformers import HfArgumentParser
 
 from llava_teamlora.errors import UserError, nearest
-from llava_teamlora.training.arguments import (
-    Arguments,
-    DataArguments,
-    MethodArguments,
-    ModelArguments,
-    TrainingArguments,
+from llava_teamlora.training.arguments import Arguments, DataArguments, TrainingArguments
+from llava_teamlora.training.llava_flags import OLD_NAMES, translate
+from llava_teamlora.training.method_arguments import MethodArguments
+from llava_teamlora.training.model_arguments import ModelArguments
+
+_EPILOG = """\
+A LLaVA script's own flags are understood too and put into today's words, with a notice that lists them
+(docs/from_llava.md). A command line that has one of them and neither --lora_enable True, --tune_mm_mlp_adapter True nor
+--method fine-tunes everything, as LLaVA does; what it does not say then has LLaVA's default. They are: """ + ", ".join(
+    f"--{name}" for name in sorted(OLD_NAMES)
 )
 
 
@@ -46,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         prog="llava-teamlora train",
         allow_abbrev=False,
         description="Fine-tune a LLaVA with TeamLoRA or a method beside it. Flags are LLaVA's and transformers'.",
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "--config", metavar="FILE", help="YAML of flags (a run folder's run.yaml works); the command line wins."
@@ -56,14 +62,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     if "-h" in argv or "--help" in argv:
         parser.print_help()
         raise SystemExit(0)
+    translation = translate(argv)
+    argv = translation.argv
     said = _said(argv, known)
+    parser.set_defaults(**translation.defaults)
     try:
         model, method, data, training, *_ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         reason = reason.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words")
         raise UserError(f"llava-teamlora train: {reason}") from error
-    return Arguments(model, method, data, training, said)
+    return Arguments(model, method, data, training, said, translation.notice)
 
 
 def _said(argv: Sequence[str], known: set[str]) -> frozenset[str]:
@@ -71,7 +80,9 @@ def _said(argv: Sequence[str], known: set[str]) -> frozenset[str]:
     names = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
     for name in names:
         if name not in known:
-            raise UserError(f"llava-teamlora train: unknown flag --{name}{nearest(name, known, prefix='--')}")
+            raise UserError(
+                f"llava-teamlora train: unknown flag --{name}{nearest(name, known | OLD_NAMES, prefix='--')}"
+            )
     return frozenset(name.replace("-", "_") for name in names)
 
 
@@ -93,9 +104,9 @@ def _with_config(argv: list[str], defaults: dict[str, Any]) -> list[str]:
     values = _read_config(path)
     flags: list[str] = []
     for key, value in values.items():
-        if key not in defaults or key in ("config", "help"):
-            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), defaults)}")
-        if value is None and defaults[key] is not None:
+        if key not in defaults.keys() | OLD_NAMES or key in ("config", "help"):
+            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), defaults.keys() | OLD_NAMES)}")
+        if value is None and defaults.get(key) is not None:
             raise UserError(f"{path}: {key} must not be empty; leave it out for its default, {defaults[key]!r}")
         if value is None:
             continue

@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# scripts/finetune_teamlora.sh with AdaLoRA of equal trainable parameters (docs/methods.md).
+set -euo pipefail
+METHOD=${METHOD:-adalora} exec bash "$(dirname "${BASH_SOURCE[0]}")/finetune_teamlora.sh" "$@"
