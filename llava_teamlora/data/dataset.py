@@ -1,7 +1,8 @@
 """Records -> training samples, one at a time.
 
 In: checked records, a template, a tokenizer, an image processor. Out: dicts of ``input_ids [T]``, ``labels [T]``
-and, for records with pictures, ``pixel_values [n, 3, H, W]``; for records with a task tag ``task []``, its index.
+and, for records with pictures, ``pixel_values [n, 3, H, W]`` (with a store of features ``[n, P, D]``: what the vision
+tower makes of them); for records with a task tag ``task []``, its index.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from llava_teamlora.data.features import FeatureStore
 from llava_teamlora.data.images import load_image, prepare_image
 from llava_teamlora.data.records import Record
 from llava_teamlora.data.templates import Template
@@ -57,6 +59,7 @@ class ConversationDataset(Dataset):
         max_length: longest sample in tokens, pictures expanded (``--model_max_length``).
         vision: None for a text-only model.
         image_folder: folder the records' picture paths are relative to.
+        features: where the vision tower's outputs for all the pictures lie; None gives pixels.
 
     Attributes:
         tasks: the records' task tags, each once, in alphabetical order.
@@ -73,6 +76,7 @@ class ConversationDataset(Dataset):
         max_length: int,
         vision: VisionFormat | None = None,
         image_folder: str | Path | None = None,
+        features: FeatureStore | None = None,
     ) -> None:
         self.records = records
         self.template = template
@@ -80,6 +84,7 @@ class ConversationDataset(Dataset):
         self.max_length = max_length
         self.vision = vision
         self.image_folder = Path(image_folder) if image_folder is not None else None
+        self.features = features
         self.tasks = tuple(sorted({record.task for record in records if record.task is not None}))
         with_picture = next((record for record in records if record.images), None)
         if with_picture is not None and (vision is None or self.image_folder is None):
@@ -90,20 +95,26 @@ class ConversationDataset(Dataset):
         return len(self.records)
 
     @property
-    def modality_lengths(self) -> list[int]:
-        """Words per record, negative for text-only ones: what the modality-grouped sampler sorts by."""
-        lengths = (max(1, record.words) for record in self.records)
-        return [n if r.images else -n for n, r in zip(lengths, self.records, strict=True)]
+    def signed_lengths(self) -> list[int]:
+        """Words of each record, negative for text-only ones: what ``--group_by_modality_length`` sorts by."""
+        return [max(1, record.words) * (1 if record.images else -1) for record in self.records]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Words and picture tokens of each record: what ``--group_by_length`` sorts by."""
+        picture = self.vision.tokens_per_image if self.vision is not None else 0
+        return [max(1, record.words + picture * len(record.images)) for record in self.records]
 
     def encode(self, index: int) -> Encoded:
         """Ids and labels of one record, pictures expanded and length limited."""
         image_token_id = self.vision.image_token_id if self.vision is not None else -1
-        return truncate(self._encode_whole(index), self.max_length, image_token_id, self.records[index].where)
+        return truncate(self.encode_whole(index), self.max_length, image_token_id, self.records[index].where)
 
-    def _encode_whole(self, index: int) -> Encoded:
+    def encode_whole(self, index: int) -> Encoded:
+        """Ids and labels of one record, pictures expanded, however long."""
         record = self.records[index]
         try:
-            segments = self.template.segments(record.turns, len(record.images), record.image_turn)
+            segments = self.template.segments(record.turns)
         except UserError as error:
             raise UserError(f"{record.where}: {error}") from error
         encoded = encode(segments, self.tokenizer)
@@ -128,11 +139,13 @@ class ConversationDataset(Dataset):
 
     def _pixels(self, record: Record, name: str) -> torch.Tensor:
         assert self.vision is not None and self.image_folder is not None  # refused in __init__
+        path = self.image_folder / name
         try:
-            image = load_image(self.image_folder / name)
+            if self.features is not None:
+                return self.features.read(path)
+            return prepare_image(load_image(path), self.vision.image_processor, self.vision.aspect_ratio)
         except UserError as error:
             raise UserError(f"{record.where}: {error}") from error
-        return prepare_image(image, self.vision.image_processor, self.vision.aspect_ratio)
 
     def check(self, limit: int = 1000) -> Checked:
         """Encode up to ``limit`` records, evenly spread, so that a hopeless data set is refused at once.
@@ -144,7 +157,7 @@ class ConversationDataset(Dataset):
         looked_at = range(0, len(self.records), step)
         trained = truncated = 0
         for index in looked_at:
-            truncated += len(self._encode_whole(index).input_ids) > self.max_length
+            truncated += len(self.encode_whole(index).input_ids) > self.max_length
             trained += self.encode(index).trained_tokens
         if not trained:
             raise UserError(

@@ -62,10 +62,10 @@ def test_tasks_travel_as_numbers(make: Make, rows: list[dict]) -> None:
     assert Collator(0)([dataset[i] for i in range(3)])["task"].tolist() == [1, -1, 0]
 
 
-def test_modality_lengths(make: Make, rows: list[dict]) -> None:
+def test_signed_lengths(make: Make, rows: list[dict]) -> None:
     rows[2]["conversations"][0]["value"] = ""
     rows[2]["conversations"][1]["value"] = ""
-    assert make(rows).modality_lengths == [5, 8, -1]  # an empty conversation still has a modality
+    assert make(rows).signed_lengths == [6, 9, -1]  # an empty conversation still has a modality
 
 
 def test_hopeless_data_is_refused(make: Make, rows: list[dict]) -> None:
