@@ -12,8 +12,8 @@ from pathlib import Path
 from llava_teamlora.errors import UserError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole text file or nothing, and make its folder: a reader never sees half of it.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a whole file or nothing, and make its folder: a reader never sees half of it.
 
     Raises:
         UserError: it cannot be written: no rights, a file in the way, a full disk.
@@ -22,16 +22,46 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def sync_folder(folder: Path, *, deep: bool = True) -> None:
+    """Bring a folder's files to the disk: what is renamed, or named by another file, next must outlive a power cut.
+
+    Args:
+        folder: with its files.
+        deep: also with the folders in it.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    for path in folder.rglob("*") if deep else folder.iterdir():
+        if path.is_file() or (deep and path.is_dir()):
+            sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Bring one file, or a folder's list of names, to the disk.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -51,6 +81,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         yield aside
         os.chmod(aside, 0o755)
+        sync_folder(aside)
         os.replace(aside, path)  # an empty folder may lie there
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -67,7 +67,8 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
     add("--model", required=True, metavar="PATH", help="a run folder, one of its checkpoints, or an untuned base")
-    add("--model_base", metavar="PATH", help="where a run's base lies now, if it has moved")
+    add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
+    add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
     add("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/BENCH; runs/base-evaluation/… for a base")
     add("--data_root", type=Path, metavar="DIR", help="the benchmark's files, if not in their usual place")
     add("--batch_size", type=int, default=128, metavar="N", help="questions at once (default: 128)")
@@ -75,6 +76,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="drop earlier answers in --out instead of going on from them")
     add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
+    add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
     add("--attn_implementation", default="auto", metavar="NAME", help="auto, sdpa, eager or flash_attention_2")
     add("--max_new_tokens", type=int, metavar="N", help="longest answer (default: the benchmark's own)")
     add("--temperature", type=float, default=0.0, help="0, the default, is greedy")
@@ -130,6 +132,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Benchmark, Loaded, Decoding
         dtype=arguments.dtype,
         attn_implementation=arguments.attn_implementation,
         model_base=arguments.model_base,
+        vision_tower=arguments.vision_tower,
+        bits=arguments.bits,
     )
     out = arguments.out or default_out(loaded.manifest["kind"], arguments.model, benchmark.name)
     return benchmark, loaded, decoding, Plan(out, **plan)

@@ -231,7 +231,7 @@ def _short(value: Any) -> str:
 
 
 def _finish(plan: Plan, manifest: dict[str, Any], answered: int, seconds: float) -> None:
-    """Add what this sitting cost to the manifest; of one that was killed outright nothing is known."""
+    """Add what this leg cost to the manifest; of one that was killed outright nothing is known."""
     earlier = manifest["cost"]
     count, total = earlier["answered"] + answered, earlier["predict_seconds"] + seconds
     manifest["cost"] = {
