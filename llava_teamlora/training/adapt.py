@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from llava_teamlora.checkpoint import FULL_FINETUNING
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base
+from llava_teamlora.models.pretrained import gathered
+from llava_teamlora.training.aim import aimed
 from llava_teamlora.training.arguments import Arguments
 from llava_teamlora.tuners import METHODS, AdapterOptions
 from llava_teamlora.tuners.budget import adapted_sites, count_adapter, count_elements, match_rank
@@ -29,18 +31,22 @@ _SAME = ("r", "alpha", "lora_alpha", "num_experts", "router_hidden", "train_inte
 def adapt(base: Base, arguments: Arguments) -> PeftModel | PreTrainedModel:
     """Freeze the base and put the method on it; the projector trains along unless it is frozen.
 
-    Trained weights are float32 whatever the base's dtype, so that small updates are not lost (in full fine-tuning
-    DeepSpeed keeps such copies itself). The projector of a newly put together LLaVA goes into the run folder even when
-    it is frozen: nothing else keeps it.
+    Trained weights are float32 whatever the base's dtype, so that small updates are not lost. DeepSpeed keeps such
+    copies itself and runs the model in one dtype, the base's. The projector of a newly put together LLaVA goes into the
+    run folder even when it is frozen: nothing else keeps it.
 
     Raises:
         UserError: the options do not fit the method or the model.
     """
     method = arguments.method.method
     frozen = arguments.model.freeze_mm_mlp_adapter
-    kept = not frozen or arguments.model.vision_tower is not None
+    has_projector = any(PROJECTOR in name for name, _ in base.model.named_parameters())
+    if not has_projector:
+        _refuse_without_projector(base, arguments)
+    kept = has_projector and (not frozen or arguments.model.vision_tower is not None)
     try:
-        options = _matched(base.model, arguments, arguments.method.options((PROJECTOR,) if kept else None))
+        options = aimed(method, arguments.method.options((PROJECTOR,) if kept else None), base.model)
+        options = _matched(base.model, arguments, options)
         config = METHODS[method].build(options, base.model.config.model_type)
         if config is None:
             model = _whole(base.model)
@@ -54,15 +60,24 @@ def adapt(base: Base, arguments: Arguments) -> PeftModel | PreTrainedModel:
     assert isinstance(model, (PeftModel, PreTrainedModel))
     if arguments.method.adapter_name_or_path is not None:
         _start_from(Path(arguments.method.adapter_name_or_path), model, arguments)
+    dtype = base_dtype(arguments) if arguments.training.deepspeed else torch.float32
     for name, parameter in model.named_parameters():
+        if "vision_tower" in name and name.endswith(".bias"):
+            parameter.requires_grad = False  # --bias all means the language model's
         if parameter.requires_grad:
-            if config is not None or not arguments.training.deepspeed:
-                parameter.data = parameter.data.float()
+            if parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
             # peft makes AdaLoRA's count of ranks trainable on half-precision bases.
             parameter.requires_grad = not (frozen and PROJECTOR in name) and ".ranknum." not in name
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"--method {method}: nothing is left to train; drop --freeze_mm_mlp_adapter")
     return model
+
+
+def base_dtype(arguments: Arguments) -> torch.dtype:
+    """Of the weights that are not trained."""
+    training = arguments.training
+    return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
 
 
 def _matched(model: Any, arguments: Arguments, options: AdapterOptions) -> AdapterOptions:
@@ -72,7 +87,35 @@ def _matched(model: Any, arguments: Arguments, options: AdapterOptions) -> Adapt
         return options
     frozen = arguments.model.freeze_mm_mlp_adapter
     beside = 0 if frozen else sum(count_elements(p) for name, p in model.named_parameters() if PROJECTOR in name)
-    return match_rank(arguments.method.method, options, model, count_adapter(*matched, model), beside)
+    name, theirs = matched
+    target = count_adapter(name, aimed(name, theirs, model), model)
+    return match_rank(arguments.method.method, options, model, target, beside)
+
+
+def check_adaptable(arguments: Arguments) -> None:
+    """Refuse, before the model is loaded, a method that cannot train what is to be loaded.
+
+    Raises:
+        UserError: full fine-tuning of quantised weights.
+    """
+    if arguments.method.method == FULL_FINETUNING and arguments.model.bits < 16:
+        raise UserError(
+            f"--method full trains the weights themselves, which --bits {arguments.model.bits} packs; choose another "
+            "method or --bits 16"
+        )
+
+
+def _refuse_without_projector(base: Base, arguments: Arguments) -> None:
+    """A language model alone has no projector, and an identity has no weights."""
+    lacks = "has no projector" if base.image_processor is None else "has a projector without weights"
+    said = {
+        "--method projector": arguments.method.method == "projector",
+        "--mm_projector_lr": arguments.training.mm_projector_lr is not None,
+        "--freeze_mm_mlp_adapter": arguments.model.freeze_mm_mlp_adapter,
+    }
+    for flag, given in said.items():
+        if given:
+            raise UserError(f"{arguments.model.model_name_or_path}: {lacks}, so {flag} has no effect; leave it out")
 
 
 def _whole(model: PreTrainedModel) -> PreTrainedModel:
@@ -88,8 +131,8 @@ def _start_from(folder: Path, model: PeftModel | PreTrainedModel, arguments: Arg
     Raises:
         UserError: no adapter there, or one that differs; names what does.
     """
-    if not isinstance(model, PeftModel) or is_deepspeed_zero3_enabled():
-        raise UserError("--adapter_name_or_path goes with an adapter, and with no more of DeepSpeed than ZeRO-2")
+    if not isinstance(model, PeftModel):
+        raise UserError("--adapter_name_or_path is for an adapter, and --method full has none; drop it")
     try:
         theirs: Any = PeftConfig.from_pretrained(str(folder))
         weights = load_peft_weights(str(folder), device="cpu")
@@ -106,29 +149,14 @@ def _start_from(folder: Path, model: PeftModel | PreTrainedModel, arguments: Arg
                 f"{folder}: its adapter has {name}={one!r}, this run's {other!r}; repeat its options, most easily by "
                 f"--config {folder}/run.yaml"
             )
-    here = get_peft_model_state_dict(model)
-    wrong = sorted(key for key in here.keys() | weights.keys() if _shape(here, key) != _shape(weights, key))
-    if wrong:
-        key = wrong[0]
-        raise UserError(f"{folder}: {key} is {_shape(weights, key)} there, {_shape(here, key)} in this run")
-    set_peft_model_state_dict(model, weights)
+    with gathered([parameter for parameter in model.parameters() if parameter.requires_grad]):
+        here = get_peft_model_state_dict(model)
+        wrong = sorted(key for key in here.keys() | weights.keys() if _shape(here, key) != _shape(weights, key))
+        if wrong:
+            key = wrong[0]
+            raise UserError(f"{folder}: {key} is {_shape(weights, key)} there, {_shape(here, key)} in this run")
+        set_peft_model_state_dict(model, weights)
 
 
 def _shape(weights: dict[str, Tensor], key: str) -> str:
     return str(tuple(weights[key].shape)) if key in weights else "absent"
-
-
-def start_deepspeed(arguments: Arguments) -> None:
-    """ZeRO-3 splits weights while they are loaded, so DeepSpeed must know its processes before (on CPU it does not).
-
-    Raises:
-        UserError: ``--deepspeed`` without the package, or without a launcher that sets the processes up.
-    """
-    if not arguments.training.deepspeed:
-        return
-    if "RANK" not in os.environ:
-        raise UserError("--deepspeed needs a launcher: torchrun --nproc_per_node N -m llava_teamlora.cli train …")
-    from deepspeed import comm  # pyright: ignore[reportMissingImports]  an extra
-
-    if not comm.is_initialized():
-        comm.init_distributed(dist_backend="gloo" if arguments.training.use_cpu else None)

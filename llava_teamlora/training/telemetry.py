@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from llava_teamlora.constants import IGNORE_INDEX, ROUTING_FILE, ROUTING_FORMAT
 from llava_teamlora.data.dataset import ConversationDataset
+from llava_teamlora.data.packing import PackedDataset
 from llava_teamlora.data.records import Record
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
@@ -65,7 +66,7 @@ class RoutingLog(TrainerCallback):
         args: of the run.
     """
 
-    def __init__(self, model: PeftModel, dataset: ConversationDataset, args: TrainingArguments) -> None:
+    def __init__(self, model: PeftModel, dataset: ConversationDataset | PackedDataset, args: TrainingArguments) -> None:
         self.args = args
         self.image_token_id = dataset.vision.image_token_id if dataset.vision is not None else -1
         self.tasks = {f"task/{name}": index for index, name in enumerate(dataset.tasks)}
@@ -82,13 +83,14 @@ class RoutingLog(TrainerCallback):
 
         Args:
             batch: what the model is called with: ``input_ids``, ``attention_mask``, ``labels``, each ``[B, T]``.
-            task: index of each row's tag, ``[B]``, -1 for none; None if no row has one.
+            task: index of each row's tag, ``[B]``, or of each token's in packed rows, ``[B, T]``, -1 for none; None if
+                none has one.
         """
         image = batch["input_ids"] == self.image_token_id  # [B, T]
         groups = {"image": image, "text": ~image, "answer": batch["labels"] != IGNORE_INDEX}
         if task is not None:
-            rows = task.to(image.device).unsqueeze(1)  # [B, 1]
-            groups |= {name: (rows == index).expand_as(image) for name, index in self.tasks.items()}
+            tags = task.to(image.device).view(len(image), -1)  # [B, 1] or [B, T]
+            groups |= {name: (tags == index).expand_as(image) for name, index in self.tasks.items()}
         return self.telemetry.observe(batch["attention_mask"], groups)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

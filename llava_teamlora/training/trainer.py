@@ -7,29 +7,34 @@ folders and appear at once or not at all. Everything else (loop, logging, DeepSp
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PreTrainedModel, Trainer
 
 from llava_teamlora.checkpoint import ADAPTER_FILE, FULL_FINETUNING, RunCard, write_run_card
-from llava_teamlora.data.dataset import ConversationDataset
-from llava_teamlora.data.sampler import ModalityLengthSampler
-from llava_teamlora.errors import UserError
+from llava_teamlora.data.sampler import LengthSampler, lengths_of
+from llava_teamlora.errors import UserError, is_lost_process
+from llava_teamlora.models.original import PROJECTOR_FILE
+from llava_teamlora.models.pretrained import first_line
+from llava_teamlora.models.projector import projector_type, write_projector
 from llava_teamlora.training.adalora import AdaLoraSchedule
 from llava_teamlora.training.arguments import TrainingArguments
-from llava_teamlora.training.folder import STAGING, last_checkpoint
+from llava_teamlora.training.callbacks import Interruption, ProveSeparation, SetEpoch
+from llava_teamlora.training.folder import STAGING, install, last_checkpoint, rotate
 from llava_teamlora.training.groups import has_groups, learning_rates, parameter_groups
+from llava_teamlora.training.processes import complete_checkpoint, refuse_unsharded, shard_by_layer
+from llava_teamlora.training.separation import check_separation, separate_samples
+from llava_teamlora.training.tally import Tally
 from llava_teamlora.training.telemetry import RoutingLog
+from llava_teamlora.training.text_only import BlankPicture
+from llava_teamlora.training.validation import Validation, best_checkpoint
 from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
 
@@ -38,17 +43,24 @@ class LlavaTrainer(Trainer):
 
     Args:
         card: written into every checkpoint as ``run.yaml``.
-        image_processor: saved into every checkpoint beside the tokenizer.
+        image_processor: saved into every checkpoint beside the tokenizer; None for a language model alone.
         kwargs: transformers' own; ``processing_class`` is the tokenizer.
     """
 
     args: TrainingArguments
 
     def __init__(self, *, card: RunCard, image_processor: Any, **kwargs: Any) -> None:
+        shard_by_layer(kwargs["args"], kwargs["model"])
         super().__init__(**kwargs)
+        refuse_unsharded(self.args, self.is_fsdp_enabled)
         self.card = card
         self.image_processor = image_processor
-        _refuse_foreign_optimizer(self.args)
+        # Shape of what the vision tower makes of a picture, where batches hold that instead of pixels.
+        features = kwargs["train_dataset"].features
+        self.blank = BlankPicture(kwargs["model"], features.shape if features is not None else None)
+        if self.args.packing:
+            separate_samples(self._bare(self.model))
+            self.add_callback(ProveSeparation(self._prove_separation))
         self.first_peak = 0.0
         self.interruption = Interruption()
         self.add_callback(self.interruption)
@@ -60,27 +72,61 @@ class LlavaTrainer(Trainer):
         if self.args.routing_telemetry_steps:
             self.telemetry = RoutingLog(kwargs["model"], kwargs["train_dataset"], self.args)
             self.add_callback(self.telemetry)
+        vision = kwargs["train_dataset"].vision
+        self.tally = Tally(self.accelerator, vision.image_token_id if vision is not None else None)
+        if self.eval_dataset is not None:
+            self.add_callback(Validation(self.args.load_best_model_at_end))
         self.seconds_before = 0.0
         self._staging = False
+        self._saved_step = 0
 
     @property
     def train_seconds(self) -> float:
         """Seconds trained so far, earlier legs of a resumed run included."""
         return self.seconds_before + time.monotonic() - self.interruption.started
 
+    def go_on(self, results: dict[str, Any]) -> None:
+        """Let clock and counts begin where a checkpoint's stood; ``results`` are its card's."""
+        self.seconds_before = results["train_seconds"]
+        self.tally.go_on(results)
+
+    def progress(self) -> dict[str, Any]:
+        """Seconds, samples, tokens and memory so far, of all processes and legs; called by all processes."""
+        return {"train_seconds": round(self.train_seconds, 1), **self.tally.sums()}
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Called by the Trainer with each batch that it trains on."""
+        self.tally.add(inputs)
+        super()._track_num_input_tokens(inputs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate without drawing from training's random numbers: when and on what changes nothing that is trained."""
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            return super().evaluate(*args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """The Trainer is not to look for the best checkpoint: see :mod:`llava_teamlora.training.validation`."""
+        return False
+
     # Order of samples -------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not self.args.group_by_modality_length or not isinstance(dataset, ConversationDataset):
+        by_modality = self.args.group_by_modality_length
+        if not by_modality and not self.args.group_by_length:
             return super()._get_train_sampler(train_dataset)
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = lengths_of(dataset, "signed_lengths" if by_modality else "lengths")
         ways = self.args.world_size * self.args.gradient_accumulation_steps
-        batch = self.args.train_batch_size
-        sampler = ModalityLengthSampler(dataset.modality_lengths, batch, ways, seed)
+        batch, seed = self.args.train_batch_size, self.args.shuffle_seed
+        sampler = LengthSampler(lengths, batch, ways, seed, sort_widely=not by_modality)
         # Not every version of accelerate reaches a sampler behind its shards; this always does.
         self.add_callback(SetEpoch(sampler))
         return sampler
+
+    def _prove_separation(self) -> None:
+        base = self._bare(self.model)
+        vocabulary, image = base.get_input_embeddings().num_embeddings, getattr(base.config, "image_token_id", None)
+        check_separation(self.model_wrapped, vocabulary, image, self.args.device)
 
     # Learning rates ---------------------------------------------------------------------------------------
 
@@ -113,35 +159,24 @@ class LlavaTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """transformers' loss; a batch without pictures still runs tower and projector, with zero weight.
+        """transformers' loss; a batch without pictures still runs tower and projector (see training/text_only.py).
 
-        Otherwise the projector has no gradient on that process while it has one on others, and a distributed
-        step waits for ever. A step whose samples all lost their answers to the length limit has loss 0, not 0 / 0.
+        A step whose samples all lost their answers to the length limit has loss 0, not 0 / 0.
         """
         if num_items_in_batch is not None:
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         task = inputs.get("task")
         inputs = {name: value for name, value in inputs.items() if name != "task"}  # the model takes no such thing
         watched = self.telemetry.observe(inputs, task) if self.telemetry is not None and model.training else None
-        with watched or nullcontext():
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if "pixel_values" in inputs or not model.training:
-            return result
-        nothing = self._unused_projector_output(model)
-        if isinstance(result, tuple):
-            return result[0] + nothing, *result[1:]
-        return result + nothing
+        # One process needs it in training alone: the optimizer is to do the same there as on several.
+        alike = model.training or self.args.world_size > 1
+        with watched or nullcontext(), self.blank.in_place(inputs) if alike else nullcontext(inputs) as inputs:
+            return super().compute_loss(model, self._prepare_inputs(inputs), return_outputs, num_items_in_batch)
 
-    def _unused_projector_output(self, model: Any) -> torch.Tensor:
+    def _bare(self, model: Any) -> Any:
+        """The model without what was put around it."""
         base: Any = self.accelerator.unwrap_model(model)
-        base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        size = base.config.vision_config.image_size
-        weight = next(base.model.vision_tower.parameters())
-        dtype = weight.dtype if weight.is_floating_point() else base.dtype
-        blank = torch.zeros(1, 3, size, size, device=weight.device, dtype=dtype)
-        with self.accelerator.autocast():  # the wrapped model's forward would bring its own
-            features = base.get_image_features(pixel_values=blank).pooler_output[0]  # [patches, D]
-        return features.sum() * 0.0
+        return base.get_base_model() if hasattr(base, "get_base_model") else base
 
     # Checkpoints ------------------------------------------------------------------------------------------
 
@@ -150,11 +185,14 @@ class LlavaTrainer(Trainer):
         return str(Path(folder) / STAGING) if self._staging else folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write ``checkpoint-N`` aside and move it into place when it is whole."""
+        """Write ``checkpoint-N`` aside, bring it to the disk, and move it into place when it is whole."""
+        if self._saved_step == self.state.global_step:  # the end of a step and that of its epoch may both ask
+            return
         run = Path(super()._get_output_dir(trial))
         staging = run / STAGING
         name = f"checkpoint-{self.state.global_step}"
-        if self.is_world_process_zero():
+        results = {**self.card.results, **self.progress()}
+        if self.args.should_save:  # the first process; with --save_on_each_node that of every node
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self._staging = True
@@ -163,24 +201,22 @@ class LlavaTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.telemetry is not None:
                 self.telemetry.save(staging / name)
-            if self.is_world_process_zero():
+            if self.args.should_save:
+                complete_checkpoint(staging / name)
                 if self.adalora is not None:
                     self.adalora.save(staging / name)
-                results = {**self.card.results, "train_seconds": round(self.train_seconds, 1)}
                 write_run_card(staging / name, replace(self.card, results=results))
-                shutil.rmtree(run / name, ignore_errors=True)
-                (staging / name).rename(run / name)
-                shutil.rmtree(staging)
+                install(staging / name, run)
         except (OSError, RuntimeError, SafetensorError, UserError) as error:
+            if isinstance(error, RuntimeError) and is_lost_process(error):
+                raise
             raise self._explained(error, run, name) from error
         finally:
             self._staging = False
+        self._saved_step = self.state.global_step
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+            best = best_checkpoint(run, self.state.log_history) if self.args.load_best_model_at_end else None
+            rotate(run, self.args.save_total_limit, best)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -202,7 +238,7 @@ class LlavaTrainer(Trainer):
         shutil.rmtree(run / STAGING, ignore_errors=True)
         last = last_checkpoint(run)
         kept = f"{last.name} is whole" if last else "there is no earlier checkpoint"
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         mend = "Mend that" if isinstance(error, UserError) else "Make room (or check the folder's rights)"
         return UserError(
             f"{run / name}: cannot be saved ({reason}); {kept}. {mend} and run the same command again: it goes on from "
@@ -212,7 +248,7 @@ class LlavaTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with self.adalora.saving(whole=self._staging) if self.adalora is not None else nullcontext():
             self._save_whole(output_dir, state_dict)
-        if self.args.should_save:
+        if self.args.should_save and self.image_processor is not None:
             self.image_processor.save_pretrained(output_dir or self.args.output_dir)
 
     def _save_whole(self, output_dir: str | None, state_dict: dict | None) -> None:
@@ -230,71 +266,10 @@ class LlavaTrainer(Trainer):
                 written = sorted(folder.glob("model*.safetensors")) if whole else [folder / ADAPTER_FILE]
                 weights = {name: weight for path in written for name, weight in load_file(path).items()}
                 refuse_lost_file(weights)
+                if self.card.method == "projector":
+                    kind = projector_type(self._bare(self.model).config)
+                    write_projector(weights, kind, folder / PROJECTOR_FILE)
         except LostWeights as error:
             for path in written:
                 path.unlink(missing_ok=True)
             raise UserError(f"{folder}: {error}") from error
-
-
-def _refuse_foreign_optimizer(arguments: TrainingArguments) -> None:
-    """DeepSpeed makes an optimizer that its own configuration names, over one group."""
-    deepspeed = getattr(arguments, "hf_deepspeed_config", None)
-    if deepspeed is not None and deepspeed.config.get("optimizer") and has_groups(arguments):
-        raise UserError(
-            '--deepspeed: its "optimizer" section would leave --mm_projector_lr, --group_lr and --group_weight_decay '
-            "without effect: take the section out (see scripts/zero3.json), or drop these flags"
-        )
-
-
-class SetEpoch(TrainerCallback):
-    """Tells a sampler which epoch begins."""
-
-    def __init__(self, sampler: ModalityLengthSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer; ``state.epoch`` is a whole number here, or lies inside a resumed epoch."""
-        self.sampler.set_epoch(int(state.epoch or 0))
-
-
-class Interruption(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, save a checkpoint, stop. A later Ctrl-C ends the program at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.requested_at = 0.0
-        self.started = time.monotonic()
-        self._previous: dict[int, Any] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock and install the handlers for the time of training."""
-        self.started = time.monotonic()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the former handlers back."""
-        self.restore()
-
-    def restore(self) -> None:
-        """Put the former handlers back, also after a failed training."""
-        while self._previous:
-            signal.signal(*self._previous.popitem())
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end, on all processes if one was interrupted."""
-        if args.world_size > 1:
-            flag = torch.tensor(int(self.requested), device=args.device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            self.requested = bool(flag.item())
-        if self.requested:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A launcher repeats a signal to its processes: only a person's second Ctrl-C, some time later, ends at once.
-        if self.requested and number == signal.SIGINT and time.monotonic() - self.requested_at > 2:
-            self.restore()
-            raise KeyboardInterrupt
-        if not self.requested:
-            self.requested, self.requested_at = True, time.monotonic()

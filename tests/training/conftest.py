@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from process_pair import ProcessPair
 
 from llava_teamlora.training.run import train
 
@@ -33,3 +35,25 @@ def trained(argv: list[str]) -> Callable[..., Path]:
         return Path(flags[len(flags) - 1 - flags[::-1].index("--output_dir") + 1])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPair]:
+    """Two processes that train together."""
+    pair = ProcessPair(tmp_path_factory.mktemp("pair"))
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture
+def split(colors: tuple[Path, Path]) -> str:
+    """16 of the drawn conversations: two with pictures, two without, and so on. A data file.
+
+    In this order, two samples a process, the first process sees pictures in every step and the second none at all.
+    """
+    rows = json.loads(colors[0].read_text())
+    pictures, texts = ([row for row in rows if ("image" in row) is whether] for whether in (True, False))
+    mixed = [row for at in range(0, 8, 2) for row in (*pictures[at : at + 2], *texts[at : at + 2])]
+    path = colors[0].with_name("split.json")
+    path.write_text(json.dumps(mixed))
+    return str(path)

@@ -1,77 +1,76 @@
-"""DeepSpeed's ZeRO-2 and ZeRO-3 on two processes on the CPU, through the command line.
-
-Not part of the usual run: DeepSpeed is an extra, each of its runs takes about half a minute, and its first use on a
-machine compiles for another. ``pip install -e .[train]``, then ``pytest -m deepspeed``.
-"""
+"""DeepSpeed's ZeRO-2 and ZeRO-3 on two processes on the CPU."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import plans
 import pytest
 import torch
+from process_pair import ProcessPair, succeeded
+from run_folders import ONE, TWO, assert_near, logged, logits
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.checkpoint import read_run_card
+from llava_teamlora.errors import UserError
+from llava_teamlora.training.run import train
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.deepspeed
 
-ROOT = Path(__file__).parents[2]
-ZERO2, ZERO3 = (("--deepspeed", str(ROOT / "scripts" / f"{stage}.json")) for stage in ("zero2", "zero3"))
-# Two processes with two samples each take the same steps as one with two times two.
-TWO = ("--per_device_train_batch_size", "2", "--dropout", "0", "--save_total_limit", "9")
-ONE = (*TWO, "--gradient_accumulation_steps", "2")
-CLI = ("-m", "llava_teamlora.cli", "train")
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+ZERO2, ZERO3 = (("--deepspeed", str(SCRIPTS / f"{stage}.json")) for stage in ("zero2", "zero3"))
+EACH = pytest.mark.parametrize("zero", [ZERO2, ZERO3], ids=["zero2", "zero3"])
 
 
-def launch(
-    argv: list[str], *flags: str, processes: int = 2, program: tuple[str, ...] = CLI
-) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    command = [*launcher, *program, *argv, *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, env=environment)
-
-
-def assert_near(found: Path, expected: Path) -> None:
-    """Same weights, whole, and as near as sums in another order are. What training gave is all there is in B."""
-    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (found, expected))
-    assert ours.keys() == theirs.keys() and any("multi_modal_projector" in name for name in ours)
-    for name, weight in theirs.items():
-        assert ours[name].shape == weight.shape
-        assert (ours[name] - weight).norm() < 1e-3 * weight.norm(), name
-
-
-def logits(folder: Path) -> torch.Tensor:
-    with torch.no_grad():
-        return load_model(folder, device="cpu").model(input_ids=torch.tensor([[1, 5, 9, 7]])).logits
-
-
-@pytest.mark.parametrize("method", ["teamlora", "hydralora"])
-@pytest.mark.parametrize("zero", [ZERO2, ZERO3], ids=["zero2", "zero3"])
-def test_two_processes_equal_one(
-    argv: list[str], trained: Callable[..., Path], zero: tuple[str, str], method: str, tmp_path: Path
+@EACH
+def test_a_process_without_pictures_keeps_step(
+    pair: ProcessPair, argv: list[str], split: str, zero: tuple[str, str], tmp_path: Path
 ) -> None:
-    """Adapter and projector are gathered into every file, and are what one process trains on the same batches.
+    """One process sees text alone, in every training step and every validation, the other pictures alone.
 
-    Under ZeRO-3 the base is loaded in another way, after which other random numbers are drawn for the adapter: there
-    the one process runs under ZeRO-3 too.
+    Both run the same modules in the same order: ZeRO-3 brings the weights of each together when all are there. What
+    they train is what one process trains on the same batches.
     """
+    flags = [*argv, "--data_path", split, "--validation_data_path", split, "--group_by_modality_length", "False"]
+    flags += ["--eval_strategy", "steps", "--eval_steps", "2", "--per_device_eval_batch_size", "2"]
     run, alone = tmp_path / "run", tmp_path / "alone"
-    result = launch([*argv, "--method", method], *TWO, *zero)
-    assert result.returncode == 0, result.stderr[-3000:]
-    flags = (*ONE, "--method", method, "--output_dir", str(alone))
-    if zero == ZERO2:
-        trained(*flags)
-    else:
-        result = launch(argv, *flags, *zero, processes=1)
-        assert result.returncode == 0, result.stderr[-3000:]
+    succeeded(pair.train(flags, *TWO, *zero, "--gradient_checkpointing", "True", plans=["in_file_order"]))
+    with plans.in_file_order():
+        assert train([*flags, *ONE, "--output_dir", str(alone)]) == 0
+    assert_near(run, alone)
+    assert logged(run, "eval_loss") == pytest.approx(logged(alone, "eval_loss"), rel=1e-3)
+    assert len(logged(run, "eval_loss")) >= 2
+
+
+CASES = [
+    pytest.param(ZERO2, "hydralora", id="zero2-hydralora"),
+    pytest.param(ZERO3, "teamlora", id="zero3-teamlora"),
+    pytest.param(ZERO2, "teamlora", id="zero2-teamlora", marks=pytest.mark.heavy),
+    *(
+        pytest.param(ZERO3, method, id=f"zero3-{method}", marks=pytest.mark.heavy)
+        for method in ("hydralora", "moelora", "moslora", "lora")
+    ),
+]
+
+
+@pytest.mark.parametrize(("zero", "method"), CASES)
+def test_two_processes_equal_one(
+    pair: ProcessPair,
+    argv: list[str],
+    trained: Callable[..., Path],
+    zero: tuple[str, str],
+    method: str,
+    tmp_path: Path,
+) -> None:
+    """Adapter and projector are gathered into every file, and are what one process trains on the same batches."""
+    run = tmp_path / "run"
+    succeeded(pair.train(argv, *TWO, "--method", method, *zero))
+    alone = trained(*ONE, "--method", method, "--output_dir", str(tmp_path / "alone"))
     assert_near(run, alone)
     assert torch.equal(logits(run), logits(run / "checkpoint-6"))
     torch.testing.assert_close(logits(run), logits(alone), rtol=1e-3, atol=1e-3)
@@ -79,36 +78,112 @@ def test_two_processes_equal_one(
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
-def test_a_resumed_run_equals_a_straight_one(argv: list[str], tmp_path: Path) -> None:
-    result = launch(argv, *TWO, *ZERO3)
-    assert result.returncode == 0, result.stderr[-3000:]
+@EACH
+def test_a_resumed_run_equals_a_straight_one(
+    pair: ProcessPair, argv: list[str], zero: tuple[str, str], tmp_path: Path
+) -> None:
+    """Weights, losses and learning rates, in bf16 and with dropout: optimizer, schedule, order, randomness go on."""
+    flags = (*argv, "--per_device_train_batch_size", "2", "--save_total_limit", "9", "--bf16", "True", *zero)
+    succeeded(pair.train(flags))
     run, straight = tmp_path / "run", tmp_path / "straight"
     shutil.copytree(run, straight)
-    # As after a crash past step 4: the run's end and its later checkpoint never came to be.
+    _crash_past_step_4(run)
+    with pytest.raises(UserError, match="processes 2 -> 1"):
+        train([*flags[:-2]])
+    outcomes = pair.train(flags)
+    succeeded(outcomes)
+    assert f"Going on from {run / 'checkpoint-4'}" in outcomes[0].output
+    assert_near(run, straight)
+    for name in ("loss", "learning_rate", "projector_learning_rate"):
+        ours, theirs = logged(run, name), logged(straight, name)
+        assert len(ours) == 6 and ours == pytest.approx(theirs, rel=1e-4), name
+
+
+def _crash_past_step_4(run: Path) -> None:
+    """As after a crash: the run's end and its later checkpoint never came to be."""
     shutil.rmtree(run / "checkpoint-6")
     for name in ("run.yaml", "adapter_model.safetensors"):
         (run / name).unlink()
-    result = launch(argv, *TWO, *ZERO3)
-    assert result.returncode == 0 and "Going on from" in result.stdout, result.stderr[-3000:]
-    assert_near(run, straight)
 
 
-UNGATHERED = """
-import sys
-from deepspeed.runtime.engine import DeepSpeedEngine
-from llava_teamlora.cli import main
+def test_an_adapter_is_gone_on_from_under_zero3(
+    pair: ProcessPair, argv: list[str], trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Another run's adapter and projector are where the split ones start."""
+    first = trained("--output_dir", str(tmp_path / "first"))
+    flags = ("--adapter_name_or_path", str(first), "--learning_rate", "0", "--mm_projector_lr", "0")
+    succeeded(pair.train(argv, *TWO, "--dropout", "0.1", *flags, *ZERO3))
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("run", "first"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
 
-DeepSpeedEngine._zero3_consolidated_16bit_state_dict = lambda self, **options: None  # as if nobody gathered
-sys.exit(main(["train", *sys.argv[1:]]))
-"""
+
+@pytest.mark.parametrize("stage", ["zero2_offload", "zero3_offload"])
+def test_offloading_keeps_the_schedule(pair: ProcessPair, argv: list[str], stage: str, tmp_path: Path) -> None:
+    """Cosine, warm-up and the projector's own rate: what LLaVA's zero3_offload.json loses."""
+    config = json.loads((SCRIPTS / f"{stage}.json").read_text())
+    config["zero_force_ds_cpu_optimizer"] = False  # DeepSpeed's own Adam on CPU is compiled first, for minutes
+    path = tmp_path / "offload.json"
+    path.write_text(json.dumps(config))
+    flags = ("--warmup_steps", "2", "--save_strategy", "no", "--deepspeed", str(path))
+    succeeded(pair.train(argv, *TWO, *flags))
+    shares = [0.0, 0.5, 1.0, 0.8536, 0.5, 0.1464]
+    assert logged(tmp_path / "run", "learning_rate") == pytest.approx([1e-3 * share for share in shares], abs=1e-7)
+    rates = logged(tmp_path / "run", "projector_learning_rate")
+    assert rates == pytest.approx([1e-4 * share for share in shares], abs=1e-8)
 
 
-@pytest.mark.parametrize("method", ["teamlora", "lora"])
-def test_saving_without_gathering_is_refused(argv: list[str], method: str, tmp_path: Path) -> None:
+def test_sections_that_take_the_place_of_flags_are_refused(argv: list[str], tmp_path: Path) -> None:
+    """As in the zero3_offload.json that comes with LLaVA."""
+    automatic: dict[str, Any] = {
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto"}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": "auto", "warmup_num_steps": "auto"}},
+    }
+    for name, section in automatic.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(Path(ZERO3[1]).read_text()), name: section}))
+        with pytest.raises(UserError, match=f'"{name}" section'):
+            train([*argv, "--deepspeed", str(path)])
+
+
+@pytest.mark.parametrize("method", ["teamlora", pytest.param("lora", marks=pytest.mark.heavy)])
+def test_saving_without_gathering_is_refused(pair: ProcessPair, argv: list[str], method: str, tmp_path: Path) -> None:
     """peft itself warns for LoRA, and writes the empty weights."""
-    script = tmp_path / "ungathered.py"
-    script.write_text(UNGATHERED)
-    result = launch(argv, "--method", method, *TWO, *ZERO3, program=(str(script),))
-    assert result.returncode != 0
-    assert "checkpoint-2: cannot be saved" in result.stderr and "is empty (shape [0])" in result.stderr, result.stderr
+    outcomes = pair.train(argv, "--method", method, *TWO, *ZERO3, plans=["ungathered"])
+    assert outcomes[0].status == 1 and outcomes[0].error is not None
+    assert "checkpoint-2: cannot be saved" in outcomes[0].error and "is empty (shape [0])" in outcomes[0].error
     assert not list((tmp_path / "run").glob("**/adapter_model.safetensors"))
+
+
+@pytest.mark.heavy
+@EACH
+def test_full_fine_tuning_learns_and_goes_on(
+    pair: ProcessPair, argv: list[str], zero: tuple[str, str], tmp_path: Path
+) -> None:
+    """All weights but the tower's, in bf16."""
+    dropout = argv.index("--dropout")
+    argv[dropout : dropout + 2] = ["--method", "full"]
+    flags = [*argv, "--per_device_train_batch_size", "2", "--save_total_limit", "9", "--bf16", "True", *zero]
+    succeeded(pair.train(flags))
+    run = tmp_path / "run"
+    losses = logged(run, "loss")
+    assert losses[-1] < losses[0]
+    shutil.rmtree(run / "checkpoint-6")
+    (run / "run.yaml").unlink()
+    succeeded(pair.train(flags))
+    assert logged(run, "loss") == pytest.approx(losses, rel=1e-2)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "extra", [("--packing", "True"), ("--vision_cache", "cache"), ("--routing_telemetry_steps", "2")]
+)
+def test_other_ways_of_feeding_go_along(
+    pair: ProcessPair, argv: list[str], split: str, extra: tuple[str, str], tmp_path: Path
+) -> None:
+    """Packed rows, kept features, telemetry, under ZeRO-3, with one process whose data have no pictures."""
+    flags = ["--data_path", split, "--validation_data_path", split, "--group_by_modality_length", "False"]
+    folders = (tmp_path, tmp_path)
+    succeeded(pair.train(argv, *flags, *TWO, *ZERO3, *extra, plans=["in_file_order"], folders=folders))
+    losses = logged(tmp_path / "run", "loss")
+    assert losses and losses == [loss for loss in losses if loss < 20]

@@ -81,7 +81,7 @@ def test_windows_and_groups(trained: Train, argv: list[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(argv[1])
     expected = dict.fromkeys(("all", "image", "text", "answer", "task/even", "task/third one"), 0)
     for record in records:
-        encoded = encode(get_template("v1").segments(record.turns, len(record.images), record.image_turn), tokenizer)
+        encoded = encode(get_template("v1").segments(record.turns), tokenizer)
         text, image = len(encoded.input_ids) - encoded.images, 16 * encoded.images
         added = {"all": text + image, "image": image, "text": text, "answer": encoded.trained_tokens}
         for name, number in {**added, f"task/{record.task}": text + image}.items():
