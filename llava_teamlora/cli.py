@@ -5,23 +5,29 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 
 from llava_teamlora import __version__
-from llava_teamlora.errors import UserError
+from llava_teamlora.errors import UserError, is_lost_process
 
 _EPILOG = """\
 A first run, on a bare CPU machine:   bash scripts/finetune_teamlora.sh
 See what would be trained on what:    llava-teamlora train --config run.yaml --dry_run True
 """
 
+_FIRST_SPEAKS_S = 10.0
+"""Within this the first process has ended and its launcher has noticed, also on a crowded machine."""
+
 
 def _parser() -> argparse.ArgumentParser:
     from llava_teamlora.analysis import commands as analysis
     from llava_teamlora.conversion import commands as conversion
+    from llava_teamlora.doctor import commands as doctor
     from llava_teamlora.evaluation import commands as evaluation
     from llava_teamlora.serving import terminal
+    from llava_teamlora.training import data_command
 
     parser = argparse.ArgumentParser(
         prog="llava-teamlora",
@@ -32,10 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     subparsers.add_parser("train", help="fine-tune a LLaVA (see llava-teamlora train --help)", add_help=False)
+    data_command.add_parser(subparsers)
     evaluation.add_parser(subparsers)
     terminal.add_parser(subparsers)
     analysis.add_parser(subparsers)
     conversion.add_parser(subparsers)
+    doctor.add_parser(subparsers)
     return parser
 
 
@@ -60,8 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         return int(arguments.run(arguments))
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        return _refused(error)
+    except RuntimeError as error:
+        if "RANK" not in os.environ or not is_lost_process(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        lost = f"another process has gone, whose own message says why ({reason})"
+        print(f"\nerror: process {os.environ['RANK']}: {lost}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader went away, as `head` does; the interpreter must not complain of it on the way out either.
@@ -70,6 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _refused(error: UserError) -> int:
+    """Print a user's mistake, once even where many processes find the same; returns the exit status."""
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(_FIRST_SPEAKS_S)  # when the first process finds it too, the launcher ends this one meanwhile
+    print(f"error: process {rank}: {error}" if rank != "0" else f"error: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

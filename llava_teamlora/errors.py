@@ -10,6 +10,12 @@ class UserError(Exception):
     """Something the user can mend. The message names the file, index or field, and the remedy."""
 
 
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error says no more than that another process of the run has gone."""
+    signs = ("gloo", "nccl", "tcpstore", "connection reset", "connection closed", "broken pipe")
+    return any(sign in str(error).lower() for sign in signs)
+
+
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A hint ``; did you mean 'x'?`` for a mistyped name, or an empty string when nothing is near.
 
