@@ -21,6 +21,7 @@ ROWS = (
     ("conversion",),
     ("evaluation",),
     ("analysis",),
+    ("doctor",),
     ("serving",),
     ("cli",),
 )

@@ -48,6 +48,8 @@ def test_commands_parse(
         assert exit_.value.code == 0
     elif arguments[0] == "train":
         parse_arguments(arguments[1:])
+    elif arguments[0] == "doctor":  # 1 where something would stop a training on this machine
+        assert main(arguments) in (0, 1) and "torch" in capsys.readouterr().out
     else:  # parsed whole, then stopped by a run folder that is not here
         assert main(arguments) == 1
         assert "runs/easy-vqa-teamlora" in capsys.readouterr().err
