@@ -207,7 +207,7 @@ def run_cell(out: Path, cell: Cell, settings: Settings) -> None:
     Raises:
         UserError: training refused, or its loss was not finite.
     """
-    from llava_teamlora.checkpoint import library_versions, read_run_card
+    from llava_teamlora.run_card import library_versions, read_run_card
     from llava_teamlora.training.run import train
 
     started = time.monotonic()

@@ -129,7 +129,7 @@ class Interval:
 
 def collect(out: Path, settings: Settings) -> dict[str, Any]:
     """Everything there is, as plain types: what the JSON holds."""
-    from llava_teamlora.checkpoint import library_versions
+    from llava_teamlora.run_card import library_versions
 
     paths = sorted((out / "cells").glob("*/*/result.json"))
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in paths]

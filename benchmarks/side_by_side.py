@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from llava_teamlora.checkpoint import library_versions
 from llava_teamlora.files import write_atomically
+from llava_teamlora.run_card import library_versions
 
 
 @dataclass(frozen=True)

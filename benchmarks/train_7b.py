@@ -104,7 +104,7 @@ def write_data(folder: Path, samples: int, tokens: int) -> Path:
 def gather(run: Path) -> dict[str, Any]:
     """What the run folder says it took, and what it was estimated to take."""
     from llava_teamlora.doctor.run_check import check_run
-    from llava_teamlora.training.command_line import parse_arguments
+    from llava_teamlora.training.flags.command_line import parse_arguments
 
     card = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
     state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))

@@ -8,63 +8,35 @@ these files, never by its name.
 
 from __future__ import annotations
 
-import platform
-import subprocess
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llava_teamlora import __version__
+from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.dataset import VisionFormat
 from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.templates import Template, get_template
 from llava_teamlora.errors import UserError
-from llava_teamlora.files import write_atomically
 from llava_teamlora.models.build import Base, BaseSpec, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.models.original import find_original
 from llava_teamlora.models.vision import load_image_processor
+from llava_teamlora.run_card import (
+    ADAPTER_FILE,
+    FULL_FINETUNING,
+    RUN_FILE,
+    RunCard,
+    library_versions,
+    read_run_card,
+)
 from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
-RUN_FILE = "run.yaml"
-ADAPTER_FILE = "adapter_model.safetensors"
-FULL_FINETUNING = "full"
-"""Method whose run folder holds a whole model instead of an adapter."""
-_FORMAT = 1
 _PROMPT = "prompt_embeddings"
-
-
-@dataclass(frozen=True)
-class RunCard:
-    """``run.yaml``: what a run folder is and how it came to be.
-
-    Attributes:
-        method: name in METHODS.
-        base: what was adapted.
-        base_fingerprint: content of ``base.model`` (and of the tower, when there is one).
-        version: conversation template.
-        image_aspect_ratio: ``pad`` or ``square``.
-        arguments: the resolved command line.
-        identity: what else makes a run this run: digests of its data, number of processes.
-        versions: of Python and the libraries that matter.
-        results: figures of the run so far (parameters, seconds) or, when it is finished, all (losses, memory).
-    """
-
-    method: str
-    base: BaseSpec
-    base_fingerprint: str
-    version: str
-    image_aspect_ratio: str
-    arguments: dict[str, Any]
-    identity: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,61 +58,6 @@ class Loaded:
     vision: VisionFormat | None
     name: str
     manifest: dict[str, Any]
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python, this package (with its commit, in a checkout) and the libraries that matter."""
-    import accelerate
-    import peft
-    import transformers
-
-    found = {
-        "python": platform.python_version(),
-        "llava_teamlora": __version__,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "accelerate": accelerate.__version__,
-    }
-    commit = _commit()
-    return {**found, "commit": commit} if commit else found
-
-
-def _commit() -> str | None:
-    """Commit of the checkout this package lies in; None outside of one."""
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
-        return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def write_run_card(folder: str | Path, card: RunCard) -> None:
-    """Write ``run.yaml`` into a folder."""
-    content = {"llava_teamlora_run": _FORMAT, **asdict(card)}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_atomically(Path(folder) / RUN_FILE, text)
-
-
-def read_run_card(folder: str | Path) -> RunCard:
-    """Read ``run.yaml`` of a folder.
-
-    Raises:
-        UserError: not there, broken, or of another format.
-    """
-    path = Path(folder) / RUN_FILE
-    if not path.is_file():
-        raise UserError(f"{folder}: is not a run folder (it holds no {RUN_FILE})")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if content.pop("llava_teamlora_run") != _FORMAT:
-            raise UserError(f"{path}: was written by another version of this program; format {_FORMAT} is read")
-        return RunCard(**{**content, "base": BaseSpec(**content["base"])})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: is broken ({error})") from error
 
 
 def load_model(
@@ -174,7 +91,7 @@ def load_model(
     """
     path = Path(path)
     device = device or _default_device()
-    torch_dtype = _parse_dtype(dtype, device)
+    torch_dtype = parse_dtype(dtype, device)
     place = _Place(torch_dtype, attn_implementation, device, bits)
     if (path / RUN_FILE).is_file():
         loaded = _load_run(path, place, model_base, vision_tower)
@@ -219,13 +136,8 @@ def _load_run(path: Path, place: _Place, model_base: str | None, vision_tower: s
         spec, base = place.load(spec)
         model, weights = base.model, found
     else:
-        spec, base = place.load(_base_of(path, card, model_base, vision_tower))
-        found = base_fingerprint(spec)  # after loading: a hub model is in the cache now
-        if found != card.base_fingerprint:
-            raise UserError(
-                f"{path}: was trained on a base with fingerprint {card.base_fingerprint[:12]}, but {spec.model} "
-                f"now has {found[:12]}; put the original base back"
-            )
+        spec, base = place.load(base_of_run(path, card, model_base, vision_tower))
+        found = check_base(path, card, spec)  # after loading: a hub model is in the cache now
         model, weights = _with_adapter(base, path), file_sha256(path / ADAPTER_FILE)
     tokenizer = AutoTokenizer.from_pretrained(path)
     config: Any = base.model.config
@@ -246,8 +158,18 @@ def _load_run(path: Path, place: _Place, model_base: str | None, vision_tower: s
     return Loaded(model, tokenizer, base.template(card.version), vision, str(path), manifest)
 
 
-def _base_of(path: Path, card: RunCard, model_base: str | None, vision_tower: str | None) -> BaseSpec:
-    """What the adapter in a run folder sits on, and where that lies now."""
+def base_of_run(path: Path, card: RunCard, model_base: str | None, vision_tower: str | None) -> BaseSpec:
+    """What the adapter in a run folder sits on, and where that lies now.
+
+    Args:
+        path: the run folder.
+        card: its ``run.yaml``.
+        model_base: see :func:`load_model`.
+        vision_tower: see :func:`load_model`.
+
+    Raises:
+        UserError: the base is not there, or the run did not finish.
+    """
     spec = card.base
     if vision_tower and not spec.vision_tower:
         raise UserError(f"{path}: its base was not put together with a vision tower; drop --vision_tower")
@@ -257,7 +179,43 @@ def _base_of(path: Path, card: RunCard, model_base: str | None, vision_tower: st
             raise UserError(f"{path}: its base {name} is not there; say where it is with {flag}")
     if not (path / ADAPTER_FILE).is_file():
         raise UserError(f"{path}: {ADAPTER_FILE} is missing; the run did not finish, use its last checkpoint-N")
+    if spec.projector_weights is not None and not _holds_projector(path / ADAPTER_FILE):
+        raise UserError(
+            f"{path}: was trained with the projector {spec.projector_weights}, but {ADAPTER_FILE} does not hold it, so "
+            "its answers cannot be had again; train anew"
+        )
     return replace(spec, projector_weights=None)  # the adapter's file holds the projector
+
+
+def check_base(path: Path, card: RunCard, spec: BaseSpec) -> str:
+    """Compare a base with the one that a run was trained on.
+
+    Args:
+        path: the run folder, for messages.
+        card: its ``run.yaml``.
+        spec: its base, where that lies now; of the hub, in the cache.
+
+    Returns:
+        The fingerprint of both.
+
+    Raises:
+        UserError: they differ, or there is none.
+    """
+    found = base_fingerprint(spec)
+    if found != card.base_fingerprint:
+        raise UserError(
+            f"{path}: was trained on a base with fingerprint {card.base_fingerprint[:12]}, but {spec.model} "
+            f"now has {found[:12]}; put the original base back"
+        )
+    return found
+
+
+def _holds_projector(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return any(PROJECTOR in name for name in weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def _whole_model(path: Path, elsewhere: str | None) -> tuple[BaseSpec, str]:
@@ -324,7 +282,12 @@ def _default_device() -> str:
     return accelerator.type if accelerator is not None else "cpu"
 
 
-def _parse_dtype(name: str | None, device: str) -> torch.dtype:
+def parse_dtype(name: str | None, device: str) -> torch.dtype:
+    """``--dtype``, or what suits the device.
+
+    Raises:
+        UserError: an unknown name.
+    """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name is None:
         return torch.float32 if device == "cpu" else torch.bfloat16

@@ -14,11 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import read_json
 from llava_teamlora.evaluation.report import build_report, print_report
 from llava_teamlora.files import write_atomically
+from llava_teamlora.run_card import read_run_card
 
 
 def summarize(run: Path, scores: Path | None, untuned: Path | None, total_seconds: float) -> dict[str, Any]:

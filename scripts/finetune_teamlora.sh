@@ -24,7 +24,7 @@ embedded() {
     while [[ -f $OUT/summary.json ]]; do OUT=runs/easy-vqa-$METHOD-$((number++)); done
   fi
   [[ -z $LIMIT ]] || limit+=(--limit "$LIMIT")
-  python scripts/easy_vqa_data.py --out "$data" --replay playground/tiny/replay.json --seed 0
+  [[ -n $SHOW ]] || python scripts/easy_vqa_data.py --out "$data" --replay playground/tiny/replay.json --seed 0
   launch --config scripts/easy_vqa.yaml --image_folder "$(python scripts/easy_vqa_data.py --print_image_folder)" \
     --per_device_train_batch_size "${BATCH:-16}" --output_dir "$OUT" "${METHOD_FLAGS[@]}" "$@"
   [[ -z $STOPS ]] || return 0

@@ -51,6 +51,10 @@ prepare() {
   HOSTFILE=${HOSTFILE:-}
   _further "$@"
   [[ -z $OUT || $OUT == /* ]] || OUT=$PWD/$OUT
+  local name
+  for name in GPUS BATCH GLOBAL_BATCH ACCUM NNODES NODE_RANK MASTER_PORT SEED LIMIT; do
+    [[ ${!name:-0} =~ ^[0-9]+$ ]] || refuse "$name=${!name} is no whole number"
+  done
   case $LAUNCHER in
     "" | python | torchrun | deepspeed) ;;
     *) refuse "LAUNCHER=$LAUNCHER is not torchrun, deepspeed or python" ;;
@@ -164,7 +168,7 @@ launch() {
       else
         command+=(--standalone)
       fi
-      command+=(-m llava_teamlora.cli)
+      command+=(-m -- llava_teamlora.cli) # without "--" torchrun takes --r for one of its own flags
       ;;
     deepspeed)
       command=(deepspeed --num_gpus "$GPUS" --master_port "$MASTER_PORT")

@@ -11,6 +11,7 @@ METHOD=${METHOD:-projector}
 prepare "$@"
 [[ $METHOD == projector ]] || refuse "METHOD=$METHOD: pretraining is of the projector"
 [[ -n $DATA ]] || refuse "DATA is not set: a LLaVA JSON of pictures with captions, such as blip_laion_cc_sbu_558k.json"
+[[ -z ${LIMIT:-} ]] || refuse "LIMIT is for the embedded chain of finetune_teamlora.sh; here nothing is evaluated"
 choose_method
 choose_model
 choose_machine 2

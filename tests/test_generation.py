@@ -98,7 +98,7 @@ def test_shared_prefix_gives_the_logits_of_unshared_rows(generator: Generator, q
 def test_each_picture_goes_through_the_tower_once(generator: Generator, queries: list[Query]) -> None:
     seen: list[int] = []
     tower = generator.base.model.vision_tower
-    with hook(tower, lambda pixels: seen.append(len(pixels))):
+    with hook(tower.embeddings, lambda pixels: seen.append(len(pixels))):
         generator.generate(queries, GREEDY)
     assert seen == [2]
 

@@ -15,6 +15,7 @@ ROWS = (
     ("tuners", "kernels"),
     ("data",),
     ("models",),
+    ("run_card",),
     ("checkpoint",),
     ("training",),
     ("generation",),

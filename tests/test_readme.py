@@ -12,7 +12,7 @@ import pytest
 
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.command_line import parse_arguments
+from llava_teamlora.training.flags.command_line import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

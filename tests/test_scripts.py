@@ -76,8 +76,9 @@ def test_ones_own_model_and_data(
     data, images = colors
     out = tmp_path / "run"
     result = finetune(
-        "--use_cpu", "True", "--max_steps", "2", "--report_to", "none", MODEL=tiny, DATA=str(data), IMAGES=str(images),
-        OUT=str(out), GPUS=gpus, LAUNCHER=launcher, BATCH="4", ACCUM="1", METHOD="lora", OMP_NUM_THREADS="1",
+        "--use_cpu", "True", "--max_steps", "2", "--report_to", "none", "--r", "2",
+        MODEL=tiny, DATA=str(data), IMAGES=str(images), OUT=str(out), GPUS=gpus, LAUNCHER=launcher,
+        BATCH="4", ACCUM="1", METHOD="lora", OMP_NUM_THREADS="1",
     )  # fmt: skip
     summary = last_line(result)
     assert summary["accuracy"] is None and summary["train_seconds"] > 0

@@ -15,11 +15,11 @@ from typing import Any
 
 from peft import LoraConfig
 
-from llava_teamlora.checkpoint import RUN_FILE, RunCard, library_versions, read_run_card, write_run_card
 from llava_teamlora.constants import ROUTING_FILE
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder, refuse_used_folder
 from llava_teamlora.models.fingerprint import file_sha256
+from llava_teamlora.run_card import RUN_FILE, RunCard, library_versions, read_run_card, write_run_card
 from llava_teamlora.tuners import METHODS
 from llava_teamlora.tuners.routed.adapter import (
     CONFIG_FILE,

@@ -14,11 +14,15 @@ _MERGE = """\
 Write a run's model as one plain model folder in transformers' layout: weights, tokenizer and processor, without peft.
 `llava-teamlora cli`, `evaluate` and `train` take it as a base.
 
-LoRA, MoSLoRA, AdaLoRA and IA3 merge exactly. TeamLoRA, MoELoRA and HydraLoRA do not: their update depends on the
-input, so no weight holds it. --approximate mean folds each expert in at its mean weight over a calibration set, in
-float32. That is another model. How far from the run's is measured and printed: loss before and after, logits, KL
-divergence and agreement of the first choice, on four fifths of the data (where the means were taken) and on the held
-out fifth (which tells what to expect). All of it is written to merge.json.
+LoRA, MoSLoRA, AdaLoRA and IA3 merge exactly, in float32 (four bytes a weight of memory); the weights are rounded once,
+when they are written. The largest difference of logits from the run's is printed, before the rounding and after it.
+
+TeamLoRA, MoELoRA and HydraLoRA do not: their update depends on the input, so no weight holds it. --approximate mean
+folds each expert in at its mean weight over a calibration set, in float32. That is another model. How far from the
+run's is measured and printed: loss before and after, logits, KL divergence and agreement of the first choice, on four
+fifths of the data (where the means were taken) and on the held out fifth (which tells what to expect).
+
+All of it is written to merge.json.
 """
 _MERGE_EXAMPLES = """\
 examples:
@@ -141,9 +145,9 @@ def _add_convert(subparsers: Any) -> None:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from llava_teamlora.checkpoint import read_run_card
     from llava_teamlora.conversion.calibration import DataPlan
     from llava_teamlora.conversion.merging import MergePlan, merge_run
+    from llava_teamlora.run_card import read_run_card
 
     data = None
     if arguments.approximate is not None:
@@ -167,6 +171,8 @@ def _merge(arguments: argparse.Namespace) -> int:
     report = merge_run(plan)
     if report["approximate"] is not None:
         _print_costs(report["approximate"])
+    else:
+        _print_differences(report["exact"], report["dtype"])
     merged = report["merged"]
     if merged["version"] != "v1":
         print(f"Ask it as it was trained: template {merged['version']!r}; a plain model folder does not say so itself")
@@ -182,6 +188,14 @@ def _layout(arguments: argparse.Namespace) -> int:
         print(note)
     print(f"{arguments.to} layout: {arguments.output}")
     return 0
+
+
+def _print_differences(report: dict[str, float], dtype: str) -> None:
+    found, written = (f"{report[name]:.2g}" for name in ("logit_difference", "logit_difference_as_written"))
+    print(
+        f"logits differ from the run's by at most {found} in float32, {written} with the weights rounded to {dtype} "
+        f"(the largest is {report['largest_logit']:.2g})"
+    )
 
 
 def _print_costs(report: dict[str, Any]) -> None:

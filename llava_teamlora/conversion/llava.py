@@ -7,14 +7,13 @@ whole or not at all, its weights read again and compared. docs/checkpoints.md ha
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlavaConfig
 
-from llava_teamlora.checkpoint import FULL_FINETUNING, RUN_FILE, read_run_card
 from llava_teamlora.conversion.merging import build_processor
 from llava_teamlora.conversion.original_config import original_config
 from llava_teamlora.conversion.run_folder import write_run
@@ -28,6 +27,7 @@ from llava_teamlora.models.layout import PROJECTOR_PREFIX, TOWER, elsewhere
 from llava_teamlora.models.original import TOWER_FOLDER, find_original, seen_through, stored_dtype
 from llava_teamlora.models.projector import llava_keys, projector_type
 from llava_teamlora.models.vision import load_tower
+from llava_teamlora.run_card import FULL_FINETUNING, RUN_FILE, read_run_card
 
 LAYOUTS = ("original", "transformers")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -84,8 +84,7 @@ def convert_layout(plan: LayoutPlan) -> list[str]:
                 f"{plan.source}: is a run folder; llava-teamlora merge writes it as a model in transformers' layout"
             )
         if card.method != FULL_FINETUNING:
-            spec = replace(card.base, model=plan.model_base or card.base.model)
-            return write_run(Path(plan.source), card, spec, plan.vision_tower, plan.output)
+            return write_run(Path(plan.source), card, plan.model_base, plan.vision_tower, plan.output)
         marks = {"image_aspect_ratio": card.image_aspect_ratio}
     spec = _source(plan)
     with no_progress_bars():

@@ -1,7 +1,8 @@
 """A run folder -> a plain model folder in transformers' layout, without peft.
 
 In: a run folder. Out: weights, tokenizer and processor, readable by ``llava-teamlora`` as a base and by transformers,
-and ``merge.json``, which says what was merged and, if the merge is approximate, what it costs.
+and ``merge.json``, which says what was merged and how far the merged model is from the run's: of an exact merge by
+the largest difference of logits, of an approximate one by what it costs on data.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from transformers import LlavaProcessor
 
-from llava_teamlora.checkpoint import FULL_FINETUNING, Loaded, read_run_card
+from llava_teamlora.checkpoint import Loaded, parse_dtype
 from llava_teamlora.conversion.calibration import DataPlan, load_calibration
 from llava_teamlora.conversion.tokenizer_files import copy_sentencepiece, tokenizer_places
 from llava_teamlora.errors import UserError
@@ -25,6 +27,7 @@ from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.fingerprint import file_sha256
 from llava_teamlora.models.original import stored_dtype
 from llava_teamlora.models.vision import tower_kind
+from llava_teamlora.run_card import FULL_FINETUNING, read_run_card
 from llava_teamlora.tuners.low_rank.config import LowRankConfig
 from llava_teamlora.tuners.low_rank.layer import MERGE_REFUSAL
 from llava_teamlora.tuners.routed.adapter import method_name
@@ -32,6 +35,7 @@ from llava_teamlora.tuners.routed.config import RoutedConfig
 from llava_teamlora.tuners.routed.mean_merge import MeanMerge, approximate_merge
 
 REPORT_FILE = "merge.json"
+_QUESTION = "What is it, and what does it look like?"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class MergePlan:
 def merge_run(plan: MergePlan) -> dict[str, Any]:
     """Merge a run's adapter into its base and write the plain model.
 
+    An exact merge is computed in float32, whatever the base's dtype, and rounded once: when it is written.
+
     Returns:
         What is written to ``merge.json``.
 
@@ -71,20 +77,48 @@ def merge_run(plan: MergePlan) -> dict[str, Any]:
     if card.method == FULL_FINETUNING:
         raise UserError(f"{plan.run}: holds a whole model, trained in full; there is no adapter to merge")
     _check_mergeable(plan)
-    dtype = plan.dtype or stored_dtype(plan.model_base or card.base.model)
+    dtype = parse_dtype(plan.dtype or stored_dtype(plan.model_base or card.base.model), "cpu")
     device = plan.device or ("cpu" if plan.data is None else None)
+    computed = "float32" if plan.data is None else str(dtype).removeprefix("torch.")
     places = {"model_base": plan.model_base, "vision_tower": plan.vision_tower}
-    loaded = load_quietly(plan.run, device=device, dtype=dtype, bits=16, **places)
-    report: dict[str, Any] = {"merged": loaded.manifest, "approximate": None}
+    loaded = load_quietly(plan.run, device=device, dtype=computed, bits=16, **places)
+    written = str(dtype).removeprefix("torch.")
+    report: dict[str, Any] = {"merged": loaded.manifest, "dtype": written, "exact": None, "approximate": None}
     if plan.data is None:
-        _unwrap_trained(loaded.model)
-        model = loaded.model.merge_and_unload(safe_merge=True)
+        model, report["exact"] = _exact(loaded, dtype)
     else:
         merged = _approximate(loaded, plan.data)
         model = merged.model
         report["approximate"] = {"method": "mean", **_costs(merged), **_data(plan.data)}
     _write(plan.output, model, loaded, report)
     return report
+
+
+def _exact(loaded: Loaded, dtype: torch.dtype) -> tuple[Any, dict[str, float]]:
+    """Merge in float32 and round to ``dtype``.
+
+    Returns:
+        The merged model, and the largest absolute difference of its logits from the run's for a short prompt of text,
+        both computed in float32: before its weights are rounded, and after.
+    """
+    before = _logits(loaded, loaded.model)
+    _unwrap_trained(loaded.model)
+    model = loaded.model.merge_and_unload(safe_merge=True)
+    report = {
+        "largest_logit": before.abs().max().item(),
+        "logit_difference": (_logits(loaded, model) - before).abs().max().item(),
+    }
+    model.to(dtype)  # one weight after the other: there are never two models in memory
+    report["logit_difference_as_written"] = (_logits(loaded, model.float()) - before).abs().max().item()
+    return model.to(dtype), report
+
+
+@torch.no_grad()
+def _logits(loaded: Loaded, model: Any) -> torch.Tensor:
+    """``[1, T, V]`` for what opens a conversation, and a question."""
+    text = "".join(segment.text for segment in loaded.template.opening) + _QUESTION
+    ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+    return model(input_ids=ids.to(model.device)).logits
 
 
 def _unwrap_trained(model: Any) -> None:
@@ -145,6 +179,8 @@ def _data(plan: DataPlan) -> dict[str, Any]:
 def _write(output: Path, model: Any, loaded: Loaded, report: dict[str, Any]) -> None:
     """Write the model folder, whole or not at all."""
     with new_folder(output) as folder, no_progress_bars():
+        for part in model.config.sub_configs:  # save_pretrained sets the whole's alone
+            getattr(model.config, part).dtype = model.dtype
         if loaded.vision is not None:
             model.config.image_aspect_ratio = loaded.vision.aspect_ratio
         model.save_pretrained(folder)

@@ -1,7 +1,8 @@
 """A run's LoRA or projector -> a folder as LLaVA's own training leaves it.
 
 In: a run folder of method ``lora`` or ``projector``. Out: ``adapter_config.json``, ``adapter_model.safetensors`` and
-``non_lora_trainables.bin``, or ``mm_projector.bin``; with LLaVA's ``config.json``. No weight of the base is read.
+``non_lora_trainables.bin``, or ``mm_projector.bin``; with LLaVA's ``config.json``. Of the base a few blocks of
+each weight are read, to see that it is the one the run was trained on.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llava_teamlora.checkpoint import ADAPTER_FILE, RunCard
+from llava_teamlora.checkpoint import base_of_run, check_base
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.conversion.original_config import original_config
 from llava_teamlora.conversion.weight_files import verify
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder
-from llava_teamlora.models.build import BaseSpec, load_base
+from llava_teamlora.models.build import load_base
 from llava_teamlora.models.layout import LANGUAGE_MODEL
 from llava_teamlora.models.original import (
     ADAPTER_CONFIG,
@@ -35,34 +36,40 @@ from llava_teamlora.models.original_weights import lora_scale
 from llava_teamlora.models.outline import outlining
 from llava_teamlora.models.pretrained import read_weights
 from llava_teamlora.models.projector import llava_projector, projector_type, write_projector
+from llava_teamlora.run_card import ADAPTER_FILE, RunCard
 
 _PEFT = "base_model.model."
 _MERGED_FIRST = ("moslora", "adalora", "ia3")
 
 
-def write_run(run: Path, card: RunCard, spec: BaseSpec, tower: str | None, output: Path) -> list[str]:
+def write_run(run: Path, card: RunCard, model_base: str | None, tower: str | None, output: Path) -> list[str]:
     """Write a run's adapter as LLaVA's own training does.
 
     Args:
         run: its folder.
         card: its ``run.yaml``.
-        spec: its base, and where that lies now.
-        tower: what LLaVA is to load as its vision tower; None is what the base names.
+        model_base: where its base lies now, if it has moved.
+        tower: what LLaVA is to load as its vision tower; None is what the base names. Of a base put together with a
+            tower, a folder here is taken for that tower, and compared.
         output: folder to make.
 
     Returns:
         What the user should know of it.
 
     Raises:
-        UserError: a method that LLaVA does not know, or a base without a name for its tower.
+        UserError: a method that LLaVA does not know, another base than the run's, or one without a name for its tower.
     """
     _refuse_method(run, card.method)
+    moved = tower if card.base.vision_tower and tower and Path(tower).is_dir() else None
+    spec = base_of_run(run, card, model_base, moved)
     tower = tower or seen_through(spec)[0].vision_tower
     if tower is None:
         raise UserError(
             f"{run}: its base {spec.model} keeps its vision tower inside, but an original LLaVA names one; say which "
-            "with --vision_tower (openai/clip-vit-large-patch14-336 for LLaVA-1.5)"
+            "with --vision_tower (openai/clip-vit-large-patch14-336 for LLaVA-1.5; for a tower of one's own, convert "
+            "the base first and name the vision_tower/ in the folder that comes out)"
         )
+    check_base(run, card, spec)
     with outlining():
         base = load_base(spec)
     weights = read_weights(str(run / ADAPTER_FILE))

@@ -137,6 +137,11 @@ class PackedDataset(Dataset):
         return [sum(self.tokens[i] for i in row) * (1 if any(self.seen[i] for i in row) else -1) for row in self.rows]
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return [abs(length) for length in self.signed_lengths]
+
+    @property
     def packed(self) -> Packed:
         """What packing did."""
         return Packed(len(self.samples), len(self.rows), int(sum(self.tokens)), self.samples.max_length)

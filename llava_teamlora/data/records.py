@@ -191,7 +191,10 @@ def _parse_conversations(row: dict[str, Any], here: str) -> list[Turn]:
         if not isinstance(raw, dict) or not isinstance(raw.get("value"), str):
             raise UserError(f"{here}: {field} must be {{from, value}} with a text value, found {raw!r}")
         if raw.get("from") not in _ROLES:
-            raise UserError(f"{here}: {field}.from must be 'human' or 'gpt', found {raw.get('from')!r}")
+            raise UserError(
+                f"{here}: {field}.from must be 'human' or 'gpt' (not 'user', 'assistant' or 'system'), found "
+                f"{raw.get('from')!r}; --check_data True lists all such records"
+            )
         turns.append(Turn(raw["from"], raw["value"]))
     if turns[0].role != "human":
         if IMAGE_TOKEN in turns[0].text:

@@ -69,7 +69,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _run(config: str, output_dir: str | None) -> tuple[list[Finding], dict[str, Any]]:
     from llava_teamlora.doctor.run_check import check_run
-    from llava_teamlora.training.command_line import parse_arguments
+    from llava_teamlora.training.flags.command_line import parse_arguments
 
     elsewhere = ["--output_dir", output_dir] if output_dir else []
     findings, estimate = check_run(parse_arguments(["--config", config, *elsewhere]))

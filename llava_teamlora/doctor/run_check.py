@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 
 from llava_teamlora.doctor.findings import GIB, Finding
-from llava_teamlora.training.arguments import Arguments
-from llava_teamlora.training.estimate import weight_rows
-from llava_teamlora.training.memory import Estimate, estimate_memory, setup_of
-from llava_teamlora.training.plan import outline_run
-from llava_teamlora.training.rehearsal import BatchShape
+from llava_teamlora.training.flags.arguments import Arguments
+from llava_teamlora.training.outlook.estimate import weight_rows
+from llava_teamlora.training.outlook.memory import Estimate, estimate_memory, setup_of
+from llava_teamlora.training.outlook.plan import outline_run
+from llava_teamlora.training.outlook.rehearsal import BatchShape
 from llava_teamlora.tuners.budget import count_trainable
 
 _BESIDE = 64 * 2**20

@@ -80,8 +80,11 @@ def _beside(original: Original) -> dict[str, Tensor]:
     folder = original.folder
     if original.kind == "full":
         files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-        found = {name: weight for path in files for name, weight in read_weights(str(path)).items()}
-        return {k: v for k, v in found.items() if k.startswith(BESIDE) and not k.endswith(RECOMPUTED)}
+        found: dict[str, Tensor] = {}
+        for file in files:  # one after the other: the language model's weights are let go of at once
+            weights = read_weights(str(file)).items()
+            found |= {k: v for k, v in weights if k.startswith(BESIDE) and not k.endswith(RECOMPUTED)}
+        return found
     path = folder / (NON_LORA_FILE if original.kind == "lora" else PROJECTOR_FILE)
     if not path.is_file():
         raise UserError(

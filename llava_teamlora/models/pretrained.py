@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,16 @@ def _is_no_report(record: logging.LogRecord) -> bool:
 def read_weights(path: str) -> dict[str, torch.Tensor]:
     """Names and tensors of a ``.bin`` or ``.safetensors`` file.
 
+    Both lie on the disk until they are used; only a ``.bin`` of before torch 1.6, which is no zip file, is read whole.
+
     Raises:
         UserError: it holds something else, or cannot be read.
     """
     try:
-        weights = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
+        if path.endswith(".safetensors"):
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"{path}: is no file of weights ({first_line(error)})") from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):

@@ -82,6 +82,8 @@ def projector_type(config: LlavaConfig) -> str:
 def build_projector(config: LlavaConfig) -> Projector:
     """A projector as the config describes it, its weights drawn as torch does.
 
+    They are the same each time, whatever has been drawn before: a run without its adapter is what it started from.
+
     Raises:
         UserError: an unknown kind, or an identity between unequal widths.
     """
@@ -95,7 +97,9 @@ def build_projector(config: LlavaConfig) -> Projector:
             f"--mm_projector_type identity: the vision features are {d_in} wide and the language model {d_out}; choose "
             f"linear or {PROJECTOR_TYPE}"
         )
-    return Projector(d_in, d_out, linears, config.multimodal_projector_bias, config.projector_hidden_act)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # of the CPU alone; torch.manual_seed is of every device
+        return Projector(d_in, d_out, linears, config.multimodal_projector_bias, config.projector_hidden_act)
 
 
 def llava_keys(kind: str, projector: nn.Module) -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.arguments import TrainingArguments
+from llava_teamlora.training.flags.arguments import TrainingArguments
 from llava_teamlora.tuners.from_peft import adalora_schedule
 
 _STATE_FILE = "adalora.pt"

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
-from llava_teamlora.checkpoint import FULL_FINETUNING
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base
 from llava_teamlora.models.pretrained import gathered
+from llava_teamlora.run_card import FULL_FINETUNING
 from llava_teamlora.training.aim import aimed
-from llava_teamlora.training.arguments import Arguments
+from llava_teamlora.training.flags.arguments import Arguments
 from llava_teamlora.tuners import METHODS, AdapterOptions
 from llava_teamlora.tuners.budget import adapted_sites, count_adapter, count_elements, match_rank
 from llava_teamlora.tuners.low_rank.lost import refuse_lost_file
@@ -32,8 +32,9 @@ def adapt(base: Base, arguments: Arguments) -> PeftModel | PreTrainedModel:
     """Freeze the base and put the method on it; the projector trains along unless it is frozen.
 
     Trained weights are float32 whatever the base's dtype, so that small updates are not lost. DeepSpeed keeps such
-    copies itself and runs the model in one dtype, the base's. The projector of a newly put together LLaVA goes into the
-    run folder even when it is frozen: nothing else keeps it.
+    copies itself and runs the model in one dtype, the base's. A projector that is not the base's own (of a newly put
+    together LLaVA, or given with --pretrain_mm_mlp_adapter) goes into the run folder even when it is frozen: nothing
+    else keeps it.
 
     Raises:
         UserError: the options do not fit the method or the model.
@@ -43,7 +44,8 @@ def adapt(base: Base, arguments: Arguments) -> PeftModel | PreTrainedModel:
     has_projector = any(PROJECTOR in name for name, _ in base.model.named_parameters())
     if not has_projector:
         _refuse_without_projector(base, arguments)
-    kept = has_projector and (not frozen or arguments.model.vision_tower is not None)
+    foreign = arguments.model.vision_tower is not None or arguments.model.pretrain_mm_mlp_adapter is not None
+    kept = has_projector and (not frozen or foreign)
     try:
         options = aimed(method, arguments.method.options((PROJECTOR,) if kept else None), base.model)
         options = _matched(base.model, arguments, options)

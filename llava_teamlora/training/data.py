@@ -16,7 +16,6 @@ from accelerate.utils import gather_object
 from rich.console import Console
 from rich.progress import Progress
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.data.check import Share, collect_records
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.images import check_images
@@ -26,7 +25,8 @@ from llava_teamlora.data.tokenize import check_end
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
 from llava_teamlora.models.build import Base, takes_pictures
-from llava_teamlora.training.arguments import Arguments
+from llava_teamlora.run_card import read_run_card
+from llava_teamlora.training.flags.arguments import Arguments
 from llava_teamlora.training.folder import LEFT_OUT, REPORT_FILE, SKIPPED_FILE
 
 _MOST_WORKERS = 16
@@ -86,6 +86,12 @@ def load_run_data(arguments: Arguments, base: Base, checkpoint: Path | None, con
     if whole and checkpoint is None:
         parts, left_out, written = _look_at_all(arguments, base, paths, console)
     else:
+        if arguments.training.check_data:
+            console.print(
+                "--check_data True: not done again where a run goes on; its data are those that it began with, and "
+                "formats and pictures are looked at as in every start. --dry_run True looks at everything",
+                style="yellow",
+            )
         parts, left_out = _look_again(arguments, paths, checkpoint, console)
         written = frozenset()
     train, validation = parts["data_path"], parts.get("validation_data_path", [])

@@ -7,6 +7,7 @@ Records are read and encoded by the trainer's own code.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     add("--tokenizer", required=True, metavar="MODEL", help="folder or hub id of the language model or LLaVA")
     add("--image_folder", metavar="DIR", help="also see that the pictures are there and can be read")
     add("--model_max_length", type=int, default=2048, metavar="N", help="tokens, pictures expanded (default: 2048)")
-    add("--tokens_per_image", type=int, default=576, metavar="N", help="tokens a picture becomes (default: 576)")
+    add("--tokens_per_image", type=int, metavar="N", help="tokens a picture becomes (default: a LLaVA's own, else 576)")
     add("--limit", type=int, metavar="N", help=f"first N records (default: {_SHOWN}; with --json all)")
     add("--json", type=Path, metavar="FILE", help="write ids as JSON lines there")
     leaf.set_defaults(run=_inspect)
@@ -94,10 +95,29 @@ def _dataset(arguments: argparse.Namespace) -> ConversationDataset:
     if arguments.image_folder is not None:
         check_images(records, arguments.image_folder)
     # Only names are looked at: neither pictures nor an image processor are needed for ids.
-    vision = VisionFormat(None, IMAGE_TOKEN_INDEX, arguments.tokens_per_image, "pad")
+    vision = VisionFormat(None, IMAGE_TOKEN_INDEX, _tokens_per_image(arguments, any(r.images for r in records)), "pad")
     return ConversationDataset(
         records, template, tokenizer, arguments.model_max_length, vision, arguments.image_folder or ""
     )
+
+
+def _tokens_per_image(arguments: argparse.Namespace, matters: bool) -> int:
+    """As said, as the LLaVA in transformers' layout has it, or LLaVA-1.5's 576, which is told."""
+    from llava_teamlora.models.original import find_original
+
+    if arguments.tokens_per_image is not None:
+        return arguments.tokens_per_image
+    if find_original(arguments.tokenizer) is None and (Path(arguments.tokenizer) / "config.json").is_file():
+        from transformers import AutoConfig, LlavaConfig
+
+        from llava_teamlora.models.vision import tokens_per_image
+
+        config = AutoConfig.from_pretrained(arguments.tokenizer)
+        if isinstance(config, LlavaConfig):
+            return tokens_per_image(config)
+    if matters:
+        print("a picture is taken for 576 tokens, as LLaVA-1.5's; --tokens_per_image says otherwise", file=sys.stderr)
+    return 576
 
 
 def _tokenizer(name: str) -> tuple[Any, bool]:

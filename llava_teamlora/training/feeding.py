@@ -27,8 +27,8 @@ from llava_teamlora.data.record_store import RecordStore
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base
 from llava_teamlora.models.feature_cache import Tower, keep_features
-from llava_teamlora.training.arguments import Arguments
-from llava_teamlora.training.plan import count_steps
+from llava_teamlora.training.flags.arguments import Arguments
+from llava_teamlora.training.outlook.plan import count_steps
 from llava_teamlora.tuners import METHODS
 
 

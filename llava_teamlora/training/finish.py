@@ -16,14 +16,19 @@ from rich.table import Table
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from llava_teamlora.checkpoint import read_run_card, write_run_card
 from llava_teamlora.errors import UserError, is_lost_process
 from llava_teamlora.files import sync_folder, write_atomically
 from llava_teamlora.models.pretrained import first_line
+from llava_teamlora.run_card import read_run_card, write_run_card
 from llava_teamlora.training.curve import draw_curve
 from llava_teamlora.training.folder import CURVE_FILE, adopt, last_checkpoint
 from llava_teamlora.training.trainer import LlavaTrainer
 from llava_teamlora.training.validation import best_checkpoint, best_validation, check_best_is_there
+
+
+def last_step(checkpoint: Path) -> int:
+    """Step after which a checkpoint was written."""
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).global_step
 
 
 def has_all_steps(checkpoint: Path) -> bool:
@@ -109,6 +114,7 @@ def _figures(trainer: LlavaTrainer, progress: dict[str, Any]) -> dict[str, Any]:
     seconds, processes = progress["train_seconds"], trainer.args.world_size
     best = best_validation(trainer.state.log_history)
     names = ("samples", "tokens", "image_tokens", "trained_tokens")
+    loss = _last(trainer, "loss")  # of the last --logging_steps steps
     counts = {"steps": trainer.state.global_step, **{name: progress[name] for name in names}}
     rated = ("steps", "samples", "tokens", "trained_tokens")
     rates = {f"{name}_per_second": round(counts[name] / max(seconds, 1e-3), 2) for name in rated}
@@ -119,7 +125,7 @@ def _figures(trainer: LlavaTrainer, progress: dict[str, Any]) -> dict[str, Any]:
         **rates,
         "processes": processes,
         "tokens_per_second_per_process": round(rates["tokens_per_second"] / processes, 2),
-        "train_loss": _last(trainer, "loss"),
+        "train_loss": loss if loss is not None else _last(trainer, "train_loss"),  # a run too short to log: its mean
         "validation_loss": _last(trainer, "eval_loss"),
         "best_validation_loss": best.loss if best is not None else None,
         "best_step": best.step if best is not None else None,

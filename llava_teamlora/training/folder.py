@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_teamlora.checkpoint import ADAPTER_FILE, RUN_FILE, RunCard, read_run_card
 from llava_teamlora.constants import ROUTING_FILE
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import sync, sync_folder
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.models.original import PROJECTOR_FILE, original_parts
-from llava_teamlora.training.arguments import Arguments
+from llava_teamlora.run_card import ADAPTER_FILE, RUN_FILE, RunCard, read_run_card
+from llava_teamlora.training.flags.arguments import Arguments
 from llava_teamlora.training.validation import check_best_is_there
 
 STAGING = ".incomplete"
@@ -147,6 +147,7 @@ def find_start(arguments: Arguments, identity: dict[str, Any]) -> Start:
         return Start(finished=True)
     checkpoint = _checkpoint(training.resume_from_checkpoint, output)
     if checkpoint is not None:
+        _refuse_weights_alone(checkpoint)
         _refuse_differences(checkpoint, read_run_card(checkpoint), arguments, identity)
         if training.load_best_model_at_end:
             check_best_is_there(output, json.loads((checkpoint / _TRAINER_STATE).read_text())["log_history"])
@@ -169,10 +170,19 @@ def _checkpoint(asked: str | None, output: Path) -> Path | None:
             raise UserError(f"{output}: holds no whole checkpoint to resume from")
         return last
     checkpoint = Path(asked)
-    states = [*checkpoint.glob("optimizer*"), *checkpoint.glob("global_step*")]
-    if not (checkpoint / RUN_FILE).is_file() or not (checkpoint / _TRAINER_STATE).is_file() or not states:
+    if not (checkpoint / RUN_FILE).is_file() or not (checkpoint / _TRAINER_STATE).is_file():
         raise UserError(f"{checkpoint}: is not a whole checkpoint folder (--resume_from_checkpoint)")
     return checkpoint
+
+
+def _refuse_weights_alone(checkpoint: Path) -> None:
+    """transformers would go on from weights alone, with a fresh optimizer and schedule, and without a word."""
+    if not [*checkpoint.glob("optimizer*"), *checkpoint.glob("global_step*")]:
+        raise UserError(
+            f"{checkpoint}: is not a whole checkpoint folder: it holds no state of the optimizer, so that the run "
+            "cannot go on from there. Go on from another (--resume_from_checkpoint FOLDER), or start anew with "
+            "--overwrite_output_dir True"
+        )
 
 
 def _refuse_differences(folder: Path, card: RunCard, arguments: Arguments, identity: dict[str, Any]) -> None:
@@ -228,25 +238,41 @@ def install(whole: Path, run: Path) -> None:
     shutil.rmtree(whole.parent)
 
 
-def rotate(run: Path, limit: int | None, best: Path | None) -> None:
-    """Delete the oldest checkpoints of a run. Each loses its name first: what is left of it is never taken for whole.
+def drop_abandoned(run: Path, before: int, written: Path) -> None:
+    """Delete what another leg of the run left when this one went on from an older checkpoint.
+
+    Args:
+        run: its folder.
+        before: step of the checkpoint before the one just written; that which the run went on from, if it is the first.
+        written: the one just written. Nothing else of this leg lies behind ``before``.
+    """
+    _delete(run, [path for step, path in _checkpoints(run) if step > before and path != written])
+
+
+def rotate(run: Path, limit: int | None, written: Path, best: Path | None) -> None:
+    """Delete the oldest checkpoints of a run.
 
     Args:
         run: its folder.
         limit: checkpoints to keep (``--save_total_limit``), the best among them; None or 0 keeps all.
-        best: kept whatever the limit, as the last one is.
+        written: the one just written, kept whatever the limit.
+        best: kept likewise.
     """
     if not limit:
         return
     whole = [path for _, path in _checkpoints(run)]
-    kept = {whole[-1], *(path for path in whole if path == best)}
+    kept = {written, *(path for path in whole if path == best)}
     for path in reversed(whole):
         if len(kept) < limit:
             kept.add(path)
-    for path in whole:
-        if path not in kept:
-            path.rename(run / STAGING)
-            shutil.rmtree(run / STAGING)
+    _delete(run, [path for path in whole if path not in kept])
+
+
+def _delete(run: Path, checkpoints: list[Path]) -> None:
+    """Delete checkpoints. Each loses its name first: what is left of it is never taken for whole."""
+    for path in checkpoints:
+        path.rename(run / STAGING)
+        shutil.rmtree(run / STAGING)
 
 
 def adopt(checkpoint: Path, output: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.arguments import TrainingArguments
+from llava_teamlora.training.flags.arguments import TrainingArguments
 
 REST = "adapter"
 

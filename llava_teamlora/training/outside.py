@@ -67,6 +67,20 @@ def check_deepspeed(setting: str | dict[str, Any] | None, own_groups: bool) -> N
         )
 
 
+def check_batches(config: Any) -> None:
+    """Refuse accelerate's ways to cut a batch up: they cut every tensor into as many parts, pictures too.
+
+    Args:
+        config: accelerate's, as ``--accelerator_config`` has been read.
+
+    Raises:
+        UserError: it asks for one of them.
+    """
+    for name in ("dispatch_batches", "split_batches"):
+        if getattr(config, name, None):
+            raise UserError(f"--accelerator_config: {name} would tear samples from their pictures; leave it out")
+
+
 def _name(setting: str | dict[str, Any]) -> str:
     return "--deepspeed" if isinstance(setting, dict) or setting.lstrip().startswith("{") else setting
 

@@ -18,10 +18,10 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.arguments import Arguments, TrainingArguments
+from llava_teamlora.training.flags.arguments import Arguments, TrainingArguments
 from llava_teamlora.training.folder import Start
 
-_LAUNCHER = "torchrun --nproc_per_node N -m llava_teamlora.cli train …"
+_LAUNCHER = "torchrun --nproc_per_node N -m -- llava_teamlora.cli train …"
 _SEEN_WITHIN_S = 60.0
 """Time after which a network file system shows every node a new file (its caches keep a folder's content half that)."""
 

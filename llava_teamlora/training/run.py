@@ -15,16 +15,16 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
-from llava_teamlora.checkpoint import RunCard, library_versions, read_run_card
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint
+from llava_teamlora.run_card import RunCard, library_versions, read_run_card
 from llava_teamlora.training.adapt import adapt, base_dtype, check_adaptable
-from llava_teamlora.training.arguments import Arguments
-from llava_teamlora.training.command_line import parse_arguments
 from llava_teamlora.training.data import RunData, load_run_data
 from llava_teamlora.training.feeding import check_feeding, collator, equip, packed
-from llava_teamlora.training.finish import finish, has_all_steps
+from llava_teamlora.training.finish import finish, has_all_steps, last_step
+from llava_teamlora.training.flags.arguments import Arguments
+from llava_teamlora.training.flags.command_line import parse_arguments
 from llava_teamlora.training.folder import (
     LEFT_OUT,
     Start,
@@ -35,9 +35,9 @@ from llava_teamlora.training.folder import (
     run_identity,
 )
 from llava_teamlora.training.groups import check_parts
+from llava_teamlora.training.outlook.plan import outline_run, show_plan
+from llava_teamlora.training.outlook.preview import show_preview
 from llava_teamlora.training.outside import choose_folders
-from llava_teamlora.training.plan import outline_run, show_plan
-from llava_teamlora.training.preview import show_preview
 from llava_teamlora.training.processes import agree_on_start, check_output_folder, start_processes
 from llava_teamlora.training.telemetry import check_telemetry
 from llava_teamlora.training.trainer import LlavaTrainer
@@ -102,10 +102,16 @@ def train(argv: Sequence[str] | None = None) -> int:
         finish(trainer, data.skipped, console, start.checkpoint)
         return 0
     _train(trainer, start.checkpoint)
-    if trainer.state.global_step < trainer.state.max_steps and trainer.interruption.requested:
+    unfinished = trainer.state.global_step < trainer.state.max_steps
+    if unfinished and trainer.interruption.requested:
         again = "the same command again" + (" without --overwrite_output_dir" if start.overwrite else "")
         console.print(f"Interrupted at step {trainer.state.global_step}. Run {again} to go on.")
         return INTERRUPTED
+    if unfinished:
+        raise UserError(
+            f"{arguments.training.output_dir}: training ended after {trainer.state.global_step} of "
+            f"{trainer.state.max_steps} steps, as if there were no more batches to train on; the run is not finished"
+        )
     finish(trainer, data.skipped, console)
     return 0
 
@@ -116,7 +122,7 @@ def _refuse_data_parallel(arguments: Arguments) -> None:
     if visible > 1:
         raise UserError(
             f"{visible} GPUs are visible to one process; start one process each (torchrun --nproc_per_node "
-            f"{visible} -m llava_teamlora.cli train …), or show it one (CUDA_VISIBLE_DEVICES=0)"
+            f"{visible} -m -- llava_teamlora.cli train …), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
 
 
@@ -158,7 +164,7 @@ def _card(arguments: Arguments, identity: dict[str, Any], trainable: int) -> Run
 def _train(trainer: LlavaTrainer, checkpoint: Path | None) -> None:
     """Train; clock and counts of a resumed run begin where its checkpoint's stood."""
     if checkpoint is not None:
-        trainer.go_on(read_run_card(checkpoint).results)
+        trainer.go_on(read_run_card(checkpoint).results, last_step(checkpoint))
         if trainer.adalora is not None:
             trainer.adalora.resumed = checkpoint
     if trainer.telemetry is not None:

@@ -26,7 +26,7 @@ from llava_teamlora.data.packing import PackedDataset
 from llava_teamlora.data.records import Record
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
-from llava_teamlora.training.arguments import Arguments, TrainingArguments
+from llava_teamlora.training.flags.arguments import Arguments, TrainingArguments
 from llava_teamlora.tuners import METHODS
 from llava_teamlora.tuners.routed import LayerRouting, RoutingTelemetry
 

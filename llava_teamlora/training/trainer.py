@@ -18,23 +18,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, Trainer
 
-from llava_teamlora.checkpoint import ADAPTER_FILE, FULL_FINETUNING, RunCard, write_run_card
 from llava_teamlora.data.sampler import LengthSampler, lengths_of
 from llava_teamlora.errors import UserError, is_lost_process
 from llava_teamlora.models.original import PROJECTOR_FILE
 from llava_teamlora.models.pretrained import first_line
 from llava_teamlora.models.projector import projector_type, write_projector
+from llava_teamlora.run_card import ADAPTER_FILE, FULL_FINETUNING, RunCard, write_run_card
 from llava_teamlora.training.adalora import AdaLoraSchedule
-from llava_teamlora.training.arguments import TrainingArguments
 from llava_teamlora.training.callbacks import Interruption, ProveSeparation, SetEpoch
-from llava_teamlora.training.folder import STAGING, install, last_checkpoint, rotate
+from llava_teamlora.training.flags.arguments import TrainingArguments
+from llava_teamlora.training.folder import STAGING, drop_abandoned, install, last_checkpoint, rotate
 from llava_teamlora.training.groups import has_groups, learning_rates, parameter_groups
 from llava_teamlora.training.processes import complete_checkpoint, refuse_unsharded, shard_by_layer
 from llava_teamlora.training.separation import check_separation, separate_samples
 from llava_teamlora.training.tally import Tally
 from llava_teamlora.training.telemetry import RoutingLog
 from llava_teamlora.training.text_only import BlankPicture
-from llava_teamlora.training.validation import Validation, best_checkpoint
+from llava_teamlora.training.validation import MeanLoss, Validation, best_checkpoint
 from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
 
@@ -76,6 +76,7 @@ class LlavaTrainer(Trainer):
         self.tally = Tally(self.accelerator, vision.image_token_id if vision is not None else None)
         if self.eval_dataset is not None:
             self.add_callback(Validation(self.args.load_best_model_at_end))
+        self.mean_loss = MeanLoss(self.accelerator)
         self.seconds_before = 0.0
         self._staging = False
         self._saved_step = 0
@@ -85,10 +86,11 @@ class LlavaTrainer(Trainer):
         """Seconds trained so far, earlier legs of a resumed run included."""
         return self.seconds_before + time.monotonic() - self.interruption.started
 
-    def go_on(self, results: dict[str, Any]) -> None:
-        """Let clock and counts begin where a checkpoint's stood; ``results`` are its card's."""
+    def go_on(self, results: dict[str, Any], step: int) -> None:
+        """Let clock and counts begin where a checkpoint's stood; ``results`` are its card's, ``step`` is its."""
         self.seconds_before = results["train_seconds"]
         self.tally.go_on(results)
+        self._saved_step = step
 
     def progress(self) -> dict[str, Any]:
         """Seconds, samples, tokens and memory so far, of all processes and legs; called by all processes."""
@@ -100,9 +102,31 @@ class LlavaTrainer(Trainer):
         super()._track_num_input_tokens(inputs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validate without drawing from training's random numbers: when and on what changes nothing that is trained."""
-        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
-            return super().evaluate(*args, **kwargs)
+        """Validate without drawing from training's random numbers: when and on what changes nothing that is trained.
+
+        ``--dataloader_drop_last`` is about training: validation is on all of its data.
+        """
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' loop with the loss of :class:`MeanLoss`, which no size or number of batches changes."""
+        output = super().evaluation_loop(*args, **kwargs)
+        assert output.metrics is not None
+        output.metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = self.mean_loss.take()
+        return output
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> tuple[None, None, None]:
+        """Add a batch's loss to the validation's; the loop has nothing to average."""
+        labels = self.mean_loss.without_repeated(inputs["labels"])
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, {**inputs, "labels": labels})
+        self.mean_loss.add(loss, labels)
+        return None, None, None
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """The Trainer is not to look for the best checkpoint: see :mod:`llava_teamlora.training.validation`."""
@@ -213,10 +237,11 @@ class LlavaTrainer(Trainer):
             raise self._explained(error, run, name) from error
         finally:
             self._staging = False
-        self._saved_step = self.state.global_step
         if self.args.should_save:
             best = best_checkpoint(run, self.state.log_history) if self.args.load_best_model_at_end else None
-            rotate(run, self.args.save_total_limit, best)
+            drop_abandoned(run, self._saved_step, run / name)
+            rotate(run, self.args.save_total_limit, run / name, best)
+        self._saved_step = self.state.global_step
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

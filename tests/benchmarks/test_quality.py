@@ -193,7 +193,7 @@ def assert_scores_are_the_generators(run: Path, path: Path) -> None:
     generator = Generator(load_model(run, device="cpu"))
     records = load_records(path)
     queries = [
-        Query.ask(record.turns[0].text, *(load_image(default_root() / name) for name in record.images))
+        Query(record.turns[:1], tuple(load_image(default_root() / name) for name in record.images))
         for record in records
     ]
     answers = generator.generate(queries, Decoding(max_new_tokens=16))

@@ -10,11 +10,11 @@ import torch
 from made_runs import MakeRun, randomise
 from peft import PeftConfig, get_peft_model
 
-from llava_teamlora.checkpoint import RunCard, library_versions, write_run_card
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.models.build import BaseSpec, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint
-from llava_teamlora.training.command_line import parse_arguments
+from llava_teamlora.run_card import RunCard, library_versions, write_run_card
+from llava_teamlora.training.flags.command_line import parse_arguments
 from llava_teamlora.tuners import METHODS, AdapterOptions
 
 

@@ -10,10 +10,10 @@ import yaml
 from made_runs import MakeRun, answers
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.cli import main
 from llava_teamlora.models.fingerprint import file_sha256
-from llava_teamlora.training.command_line import parse_arguments
+from llava_teamlora.run_card import read_run_card
+from llava_teamlora.training.flags.command_line import parse_arguments
 
 
 def convert(source: Path, output: Path, *flags: str) -> int:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from llava_originals import IMAGE, Originals, make_originals
 from made_runs import MakeRun, answers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
+from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import BaseSpec, load_base
+from llava_teamlora.models.projector import write_projector
 
 IDS = [1, 20, 30, IMAGE, 40, 50, 60]
 
@@ -260,3 +264,41 @@ def test_stage_two_takes_the_folder_of_stage_one(
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
     name = next(key for key in first if key.endswith("linear_1.weight"))
     assert torch.equal(first[name], second[name])
+    (one / "mm_projector.bin").unlink()  # the second folder holds it too
+    assert convert(two, "original", tmp_path / "out") == 0
+    torch.testing.assert_close(answers(tmp_path / "out")[..., :820], answers(two)[..., :820], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("tiny", "lora"), ("tiny", "prompt_tuning"), ("original", "lora")])
+def test_a_given_projector_stays_with_a_run_that_freezes_it(
+    originals: Originals, colors: tuple[Path, Path], tmp_path: Path, tiny: str, kind: str, method: str
+) -> None:
+    """Of a finished LLaVA too, which has a projector of its own."""
+    source, given, run = tiny if kind == "tiny" else str(originals.full()), tmp_path / "given.bin", tmp_path / "run"
+    other: Any = load_base(BaseSpec(source)).model
+    weights = {f"{PROJECTOR}.{k}": v + 1 for k, v in other.model.multi_modal_projector.state_dict().items()}
+    write_projector(weights, "mlp2x_gelu", given)
+    flags = ["train", "--model_name_or_path", source, "--data_path", str(colors[0]), "--image_folder", str(colors[1])]
+    flags += ["--output_dir", str(run), "--method", method, "--use_cpu", "True", "--max_steps", "1"]
+    flags += ["--report_to", "none", "--disable_tqdm", "True", "--freeze_mm_mlp_adapter", "True"]
+    assert main([*flags, "--pretrain_mm_mlp_adapter", str(given)]) == 0
+    given.unlink()
+    found = load_model(run, device="cpu").model.get_base_model().model.multi_modal_projector.state_dict()
+    for name, weight in weights.items():
+        assert torch.equal(found[f"modules_to_save.default.{name.removeprefix(f'{PROJECTOR}.')}"], weight)
+    file = run / "adapter_model.safetensors"
+    save_file({name: weight for name, weight in load_file(file).items() if PROJECTOR not in name}, file)
+    with pytest.raises(UserError, match=r"given.bin, but adapter_model.safetensors does not hold it"):
+        load_model(run, device="cpu")
+
+
+def test_a_run_is_not_written_for_another_base(
+    originals: Originals, make_run: MakeRun, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture
+) -> None:
+    run, other, out = make_run("lora", r=2), tmp_path / "other", tmp_path / "out"
+    shutil.copytree(tiny, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: weight + 1e-3 for name, weight in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    flags = ("--model_base", str(other), "--vision_tower", str(originals.root / "clip"))
+    assert convert(run, "original", out, *flags) == 1
+    assert "was trained on a base with fingerprint" in capsys.readouterr().err and not out.exists()

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from made_runs import MakeRun, answers
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
+from llava_teamlora.models.build import BaseSpec
+from llava_teamlora.models.fingerprint import base_fingerprint
+from llava_teamlora.run_card import read_run_card, write_run_card
 
 OPTIONS = {"adalora": {"r": 4, "total_step": 10}, "moslora": {"r": 4}, "lora": {"r": 4}, "ia3": {}}
 
@@ -44,6 +51,34 @@ def test_the_weights_keep_the_dtype_asked_for(make_run: MakeRun, tmp_path: Path)
     assert main(["merge", str(make_run("moslora", r=2)), "--output", str(out), "--dtype", "bfloat16"]) == 0
     model = LlavaForConditionalGeneration.from_pretrained(out)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_merge_is_rounded_once(
+    make_run: MakeRun, tmp_path: Path, tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a bfloat16 base: base and update are added in float32, and the sum is written in the base's dtype."""
+    half, run, out = tmp_path / "half", make_run("lora", r=4), tmp_path / "out"
+    shutil.copytree(tiny, half)
+    weights = {name: weight.bfloat16() for name, weight in load_file(half / "model.safetensors").items()}
+    save_file(weights, half / "model.safetensors", {"format": "pt"})
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    spec = BaseSpec(str(half))
+    write_run_card(run, replace(read_run_card(run), base=spec, base_fingerprint=base_fingerprint(spec)))
+
+    assert main(["merge", str(run), "--output", str(out)]) == 0
+    merged = load_model(run, device="cpu", dtype="float32").model.merge_and_unload()
+    written = LlavaForConditionalGeneration.from_pretrained(out).state_dict()
+    assert all(torch.equal(written[name], weight.bfloat16()) for name, weight in merged.state_dict().items())
+    assert {weight.dtype for weight in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    config = json.loads((out / "config.json").read_text())
+    assert {config["dtype"], *(config[part].get("dtype") for part in ("text_config", "vision_config"))} == {"bfloat16"}
+
+    report = json.loads((out / "merge.json").read_text())
+    exact = report["exact"]
+    assert report["dtype"] == "bfloat16"
+    assert exact["logit_difference"] < 1e-4 < exact["logit_difference_as_written"] < 0.1 * exact["largest_logit"]
+    assert "in float32" in (printed := capsys.readouterr().out) and "rounded to bfloat16" in printed
 
 
 @pytest.mark.parametrize("method", ["teamlora", "moelora", "hydralora"])

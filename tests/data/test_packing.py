@@ -143,6 +143,7 @@ def test_modalities_are_kept_apart_when_asked(make: Make) -> None:
     kinds = [{bool(dataset.records[i].images) for i in row} for row in rows.rows]
     assert all(len(kind) == 1 for kind in kinds)
     assert [length > 0 for length in rows.signed_lengths] == [kind == {True} for kind in kinds]
+    assert rows.lengths == [sum(rows.tokens[i] for i in row) for row in rows.rows]
     assert any(len({bool(dataset.records[i].images) for i in row}) == 2 for row in rows_of(dataset).rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.fingerprint import fingerprint
+from llava_teamlora.models.pretrained import read_weights
 
 
 def weights(changed: str | None = None) -> dict[str, torch.Tensor]:
@@ -69,6 +71,27 @@ def test_a_large_file_is_not_read_through(tmp_path: Path) -> None:
     started = time.perf_counter()
     fingerprint(name)
     assert time.perf_counter() - started < 0.1  # hashing all of it takes longer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_bin_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(64 << 20, dtype=torch.uint8)}, tmp_path / "pytorch_model.bin")
+    before = anonymous_kib()
+    found = read_weights(str(tmp_path / "pytorch_model.bin"))
+    assert found["w"].sum() == 64 << 20
+    assert anonymous_kib() - before < 32 << 10
+
+
+def anonymous_kib() -> int:
+    """Memory of this process that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def test_a_bin_file_of_before_torch_1_6_is_read(tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    found = read_weights(str(tmp_path / "pytorch_model.bin"))
+    assert all(torch.equal(found[name], weight) for name, weight in weights().items())
 
 
 def test_a_folder_without_weights_has_none(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from process_pair import ProcessPair
 
 from llava_teamlora.training.run import train
+from llava_teamlora.training.trainer import LlavaTrainer
 
 
 @pytest.fixture
@@ -35,6 +37,21 @@ def trained(argv: list[str]) -> Callable[..., Path]:
         return Path(flags[len(flags) - 1 - flags[::-1].index("--output_dir") + 1])
 
     return run
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """Validation losses to come, by step."""
+    planned: dict[int, float] = {}
+    real = LlavaTrainer.evaluation_loop
+
+    def loop(self: LlavaTrainer, *args: Any, **kwargs: Any) -> Any:
+        output = real(self, *args, **kwargs)
+        output.metrics["eval_loss"] = planned[self.state.global_step]
+        return output
+
+    monkeypatch.setattr(LlavaTrainer, "evaluation_loop", loop)
+    return planned
 
 
 @pytest.fixture(scope="session")

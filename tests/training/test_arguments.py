@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.command_line import parse_arguments
+from llava_teamlora.training.flags.command_line import parse_arguments
 
 NEEDED = ["--model_name_or_path", "base", "--data_path", "data.json", "--output_dir", "out"]
 
@@ -79,6 +79,8 @@ def test_resolved_arguments_give_the_same_run_again(tmp_path: Path) -> None:
         (["--group_lr", "projector=1e-5", "--mm_projector_lr", "1e-5"], "are the same: give one of them"),
         (["--config"], "--config needs a file"),
         (["--config", "none.yaml"], "none.yaml: no such file"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor 0.1 is not supported"),
+        (["--save_only_model", "True"], "its checkpoints could not be gone on from"),
         (["--load_best_model_at_end", "True"], "--load_best_model_at_end needs validation during training"),
     ],
 )

@@ -15,14 +15,13 @@ import yaml
 from process_pair import ProcessPair
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.data.records import load_records
 from llava_teamlora.errors import UserError
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training import run as run_module
 from llava_teamlora.training.curve import draw_curve
 from llava_teamlora.training.data import hold_out
 from llava_teamlora.training.run import train
-from llava_teamlora.training.trainer import LlavaTrainer
 from llava_teamlora.training.validation import best_validation
 
 Train = Callable[..., Path]
@@ -197,21 +196,6 @@ def test_contradictions_are_told(argv: list[str], flags: tuple[str, ...], messag
 def test_validating_needs_something_to_validate_on(argv: list[str]) -> None:
     with pytest.raises(UserError, match="need --validation_data_path or --validation_split"):
         train([*without(argv, "--validation_data_path"), "--eval_steps", "2"])
-
-
-@pytest.fixture
-def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
-    """Validation losses to come, by step."""
-    planned: dict[int, float] = {}
-    real = LlavaTrainer.evaluation_loop
-
-    def loop(self: LlavaTrainer, *args: Any, **kwargs: Any) -> Any:
-        output = real(self, *args, **kwargs)
-        output.metrics["eval_loss"] = planned[self.state.global_step]
-        return output
-
-    monkeypatch.setattr(LlavaTrainer, "evaluation_loop", loop)
-    return planned
 
 
 BEST = ("--eval_steps", "1", "--save_steps", "2", "--load_best_model_at_end", "True", "--weight_decay", "0")

@@ -19,9 +19,10 @@ from crashes import watching
 from safetensors.torch import load_file
 
 from llava_teamlora import files
-from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.checkpoint import load_model
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.folder import last_checkpoint
 from llava_teamlora.training.run import train
 

@@ -15,8 +15,8 @@ from process_pair import ProcessPair, succeeded
 from run_folders import ONE, TWO, assert_near, logged, logits
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.errors import UserError
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.run import train
 
 pytest.importorskip("deepspeed")

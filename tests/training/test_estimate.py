@@ -14,13 +14,13 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from llava_teamlora.machine import DeviceMemory
 from llava_teamlora.models.build import load_base
 from llava_teamlora.models.llava import LlavaForConditionalGeneration
-from llava_teamlora.training import memory, rehearsal
 from llava_teamlora.training.adapt import adapt
-from llava_teamlora.training.command_line import parse_arguments
-from llava_teamlora.training.estimate import Setup, Sharding, weight_rows
-from llava_teamlora.training.memory import Estimate, estimate_memory, setup_of, show_estimate
-from llava_teamlora.training.plan import count_steps, outline_run
-from llava_teamlora.training.rehearsal import BatchShape, Rehearsal
+from llava_teamlora.training.flags.command_line import parse_arguments
+from llava_teamlora.training.outlook import memory, rehearsal
+from llava_teamlora.training.outlook.estimate import Setup, Sharding, weight_rows
+from llava_teamlora.training.outlook.memory import Estimate, estimate_memory, setup_of, show_estimate
+from llava_teamlora.training.outlook.plan import count_steps, outline_run
+from llava_teamlora.training.outlook.rehearsal import BatchShape, Rehearsal
 from llava_teamlora.tuners import METHODS, AdapterOptions
 
 BATCH = BatchShape(2, 192, 2, (3, 64, 64))

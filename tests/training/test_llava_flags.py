@@ -14,15 +14,15 @@ import yaml
 from made_bases import make_clip, make_language_model
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.projector import write_projector
-from llava_teamlora.training.arguments import Arguments, DataArguments, TrainingArguments
-from llava_teamlora.training.command_line import parse_arguments
-from llava_teamlora.training.llava_flags import OLD_NAMES, translate
-from llava_teamlora.training.method_arguments import MethodArguments
-from llava_teamlora.training.model_arguments import ModelArguments
-from llava_teamlora.training.old_flags import TRANSFORMERS
+from llava_teamlora.run_card import read_run_card
+from llava_teamlora.training.flags.arguments import Arguments, DataArguments, TrainingArguments
+from llava_teamlora.training.flags.command_line import parse_arguments
+from llava_teamlora.training.flags.llava_flags import OLD_NAMES, translate
+from llava_teamlora.training.flags.method_arguments import MethodArguments
+from llava_teamlora.training.flags.model_arguments import ModelArguments
+from llava_teamlora.training.flags.old_flags import TRANSFORMERS
 from llava_teamlora.training.run import train
 
 COMMON = (

@@ -13,9 +13,10 @@ from peft import AdaLoraConfig
 from PIL import Image
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.checkpoint import load_model
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation import Decoding, Generator, Query
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.groups import part_of
 from llava_teamlora.training.run import train
 from llava_teamlora.tuners import METHODS

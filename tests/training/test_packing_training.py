@@ -14,12 +14,12 @@ from process_pair import ProcessPair, succeeded
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from llava_teamlora.checkpoint import read_run_card
 from llava_teamlora.constants import IGNORE_INDEX
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base, BaseSpec, load_base
-from llava_teamlora.training.arguments import TrainingArguments
+from llava_teamlora.run_card import read_run_card
+from llava_teamlora.training.flags.arguments import TrainingArguments
 from llava_teamlora.training.run import train
 from llava_teamlora.training.separation import check_separation, separate_samples
 from llava_teamlora.training.telemetry import RoutingLog

@@ -13,10 +13,11 @@ import torch
 from made_bases import make_clip, make_language_model
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import BaseSpec, load_base
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.run import train
 from llava_teamlora.training.trainer import LlavaTrainer
 

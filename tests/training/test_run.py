@@ -20,9 +20,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.run import train
 
 Train = Callable[..., Path]

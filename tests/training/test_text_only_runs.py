@@ -12,10 +12,11 @@ from made_bases import make_language_model
 from PIL import Image
 from safetensors.torch import load_file
 
-from llava_teamlora.checkpoint import load_model, read_run_card
+from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation import Decoding, Generator, Query
+from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.run import train
 
 Flags = Callable[..., list[str]]

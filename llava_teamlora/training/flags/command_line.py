@@ -18,10 +18,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from llava_teamlora.errors import UserError, nearest
-from llava_teamlora.training.arguments import Arguments, DataArguments, TrainingArguments
-from llava_teamlora.training.llava_flags import OLD_NAMES, translate
-from llava_teamlora.training.method_arguments import MethodArguments
-from llava_teamlora.training.model_arguments import ModelArguments
+from llava_teamlora.training.flags.arguments import Arguments, DataArguments, TrainingArguments
+from llava_teamlora.training.flags.llava_flags import OLD_NAMES, translate
+from llava_teamlora.training.flags.method_arguments import MethodArguments
+from llava_teamlora.training.flags.model_arguments import ModelArguments
 
 _EPILOG = """\
 A LLaVA script's own flags are understood too and put into today's words, with a notice that lists them
@@ -71,6 +71,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     except (ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         reason = reason.replace("Some specified arguments are not used by the HfArgumentParser:", "unexpected words")
+        if "doesn't support bf16" in reason:
+            reason = "--bf16 True: there is no GPU here with bfloat16; add --use_cpu True to train on the CPU"
         raise UserError(f"llava-teamlora train: {reason}") from error
     return Arguments(model, method, data, training, said, translation.notice)
 

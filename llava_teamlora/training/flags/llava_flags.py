@@ -17,7 +17,7 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.training.aim import ALL_LINEAR
-from llava_teamlora.training.old_flags import (
+from llava_teamlora.training.flags.old_flags import (
     DEFAULTS,
     LLAVA,
     LORA_DEFAULTS,

@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.errors import UserError, nearest
-from llava_teamlora.training.flag import flag
+from llava_teamlora.training.flags.flag import flag
 from llava_teamlora.tuners import METHODS, AdapterOptions
 
 

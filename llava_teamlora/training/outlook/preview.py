@@ -9,7 +9,14 @@ from rich.text import Text
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.inspect import decoded_sample
-from llava_teamlora.training.arguments import Arguments
+from llava_teamlora.training.flags.arguments import Arguments
+
+_SHAPE_TRAINING = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "optim", "seed",
+    "bf16", "fp16", "gradient_checkpointing",
+)  # fmt: skip
+"""transformers' own arguments that are worth seeing even when they were not said."""
+_OF_PACKED_WEIGHTS = ("quant_type", "double_quant")
 
 
 def show_preview(console: Console, arguments: Arguments, dataset: ConversationDataset, collate: Collator) -> None:
@@ -22,8 +29,10 @@ def show_preview(console: Console, arguments: Arguments, dataset: ConversationDa
         collate: makes batches of it.
     """
     table = Table("argument", "value", title="Resolved arguments", title_justify="left")
-    for name, value in arguments.resolved().items():
-        if value is not None:
+    hidden = _OF_PACKED_WEIGHTS if arguments.model.bits == 16 else ()
+    shown = {**arguments.resolved(), **{name: getattr(arguments.training, name) for name in _SHAPE_TRAINING}}
+    for name, value in shown.items():
+        if value is not None and name not in hidden:
             table.add_row(name, Text(str(value)))
     console.print(table)
     samples = min(arguments.training.per_device_train_batch_size, len(dataset))

@@ -12,7 +12,7 @@ from llava_teamlora.models.original import PROJECTOR_FILE
 from llava_teamlora.models.projector import count_linears
 from llava_teamlora.models.quantise import check_quantisation
 from llava_teamlora.models.vision import SELECT_FEATURES
-from llava_teamlora.training.flag import flag
+from llava_teamlora.training.flags.flag import flag
 
 
 @dataclass

@@ -16,10 +16,10 @@ import transformers
 
 from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.errors import UserError
-from llava_teamlora.training.flag import flag
-from llava_teamlora.training.method_arguments import MethodArguments
-from llava_teamlora.training.model_arguments import ModelArguments
-from llava_teamlora.training.outside import check_deepspeed, check_reporter
+from llava_teamlora.training.flags.flag import flag
+from llava_teamlora.training.flags.method_arguments import MethodArguments
+from llava_teamlora.training.flags.model_arguments import ModelArguments
+from llava_teamlora.training.outside import check_batches, check_deepspeed, check_reporter
 
 
 @dataclass
@@ -134,6 +134,7 @@ class TrainingArguments(transformers.TrainingArguments):
         own_groups = self.mm_projector_lr is not None or self.group_lr or self.group_weight_decay
         check_deepspeed(self.deepspeed, bool(own_groups))
         best = self._settle_validation()
+        self._refuse_misleading()
         if self.group_by_length and self.group_by_modality_length:
             raise UserError("--group_by_length and --group_by_modality_length are two orders: give one of them")
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
@@ -144,12 +145,26 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
         super().__post_init__()
+        check_batches(self.accelerator_config)
         self.load_best_model_at_end = best
 
     @property
     def shuffle_seed(self) -> int:
         """What the order of samples follows from."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    def _refuse_misleading(self) -> None:
+        """What transformers would take, and do something else than it says."""
+        if self.label_smoothing_factor:
+            raise UserError(
+                f"--label_smoothing_factor {self.label_smoothing_factor} is not supported: transformers would smooth "
+                "the loss of predicting each token from itself, not from those before it; leave it out"
+            )
+        if self.save_only_model:
+            raise UserError(
+                "--save_only_model True is not supported: its checkpoints could not be gone on from; leave it out "
+                "(--save_total_limit 1 keeps one at a time, and the finished run folder holds the model alone)"
+            )
 
     def _settle_validation(self) -> bool:
         """Turn validation on where it is meant, and say whether the best checkpoint is wanted.

@@ -87,6 +87,7 @@ LLAVA: dict[str, Old] = {
 
 _NATIVE = "PyTorch's own mixed precision is always used"
 _NEVER_CHANGED = "it changed nothing in training"
+_BATCHES = "every process reads its own samples; batches are not cut up and sent around. Leave it out"
 
 TRANSFORMERS: dict[str, Old] = {
     "evaluation_strategy": Old("renamed in transformers 4.46", "eval_strategy"),
@@ -139,12 +140,8 @@ TRANSFORMERS: dict[str, Old] = {
     "fsdp_transformer_layer_cls_to_wrap": Old(
         accepts=_only("none"), instead='write --fsdp_config \'{"transformer_layer_cls_to_wrap": ["NAME"]}\''
     ),
-    "dispatch_batches": Old(
-        _NEVER_CHANGED, accepts=_only("none"), instead="write --accelerator_config '{\"dispatch_batches\": true}'"
-    ),
-    "split_batches": Old(
-        _NEVER_CHANGED, accepts=is_off, instead="write --accelerator_config '{\"split_batches\": true}'"
-    ),
+    "dispatch_batches": Old(_NEVER_CHANGED, accepts=_only("none"), instead=_BATCHES),
+    "split_batches": Old(_NEVER_CHANGED, accepts=is_off, instead=_BATCHES),
     # Launchers hand it to every process; transformers reads the same number from LOCAL_RANK.
     "local_rank": Old(),
 }

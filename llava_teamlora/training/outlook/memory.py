@@ -17,9 +17,9 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from llava_teamlora.machine import DeviceMemory, gpu_memory, host_memory
-from llava_teamlora.training.arguments import Arguments, TrainingArguments
-from llava_teamlora.training.estimate import GIB, LIBRARIES, Row, Setup, Sharding, weight_rows
-from llava_teamlora.training.rehearsal import BatchShape, Rehearsal
+from llava_teamlora.training.flags.arguments import Arguments, TrainingArguments
+from llava_teamlora.training.outlook.estimate import GIB, LIBRARIES, Row, Setup, Sharding, weight_rows
+from llava_teamlora.training.outlook.rehearsal import BatchShape, Rehearsal
 
 TIGHT = 0.92
 """Share of a device's memory that is safely used: the allocator loses some to gaps."""

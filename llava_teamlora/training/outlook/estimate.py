@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llava_teamlora.models.quantise import NOT_THE_LANGUAGE_MODEL
-from llava_teamlora.training.rehearsal import BatchShape
+from llava_teamlora.training.outlook.rehearsal import BatchShape
 
 GIB = 2**30
 

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.images import prepare_image
+from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base, load_base
 from llava_teamlora.models.outline import outlining
 from llava_teamlora.training.adapt import adapt
-from llava_teamlora.training.arguments import Arguments
-from llava_teamlora.training.memory import Estimate, estimate_memory, setup_of, show_estimate
-from llava_teamlora.training.rehearsal import BatchShape
+from llava_teamlora.training.flags.arguments import Arguments
+from llava_teamlora.training.outlook.memory import Estimate, estimate_memory, setup_of, show_estimate
+from llava_teamlora.training.outlook.rehearsal import BatchShape
 
 _LONGEST = 16
 """Records with the most words whose tokens are counted to find the longest."""
@@ -100,13 +101,16 @@ def show_plan(console: Console, outline: Outline, arguments: Arguments, dataset:
         outline: of the run.
         arguments: the run's.
         dataset: what it trains on.
+
+    Raises:
+        UserError: see :func:`count_steps`.
     """
+    steps = (
+        None if arguments.training.packing else count_steps(arguments, len(dataset))
+    )  # all processes refuse what has none
     if console.quiet:
         return
-    if arguments.training.packing:
-        console.print("How many steps: known when the samples have been packed")
-    else:
-        console.print(str(count_steps(arguments, len(dataset))))
+    console.print("How many steps: known when the samples have been packed" if steps is None else str(steps))
     show_estimate(console, estimate_run(outline, arguments, dataset))
 
 
@@ -137,10 +141,20 @@ def count_steps(arguments: Arguments, samples: int) -> Steps:
     Args:
         arguments: the run's.
         samples: in the training data; packed rows, where samples are packed.
+
+    Raises:
+        UserError: there is no whole batch, and ``--dataloader_drop_last`` leaves out any other.
     """
     training = arguments.training
     each = training.train_batch_size * training.world_size
     batches = samples // each if training.dataloader_drop_last else math.ceil(samples / each)
+    if not batches:
+        what = "packed rows" if training.packing else "samples"
+        raise UserError(
+            f"--dataloader_drop_last True: {samples:,} {what} make no whole batch of {each:,} "
+            f"({training.train_batch_size:,} on each of {training.world_size:,} processes), so "
+            "nothing would be trained on; drop the flag, or lower --per_device_train_batch_size"
+        )
     accumulated = training.gradient_accumulation_steps
     per_epoch = max(math.ceil(batches / accumulated), 1)
     total = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * per_epoch)
