@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import read_json
+from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.report import build_report, print_report
 from llava_teamlora.files import write_atomically
 from llava_teamlora.run_card import read_run_card
@@ -24,8 +24,8 @@ from llava_teamlora.run_card import read_run_card
 def summarize(run: Path, scores: Path | None, untuned: Path | None, total_seconds: float) -> dict[str, Any]:
     """The JSON object: figures that no benchmark gave are null."""
     results = read_run_card(run).results
-    tuned = read_json(scores) if scores else None
-    base = read_json(untuned) if untuned else None
+    tuned = read_json_object(scores) if scores else None
+    base = read_json_object(untuned) if untuned else None
     costs = [content["manifest"]["cost"]["peak_mem_mib"] for content in (tuned, base) if content]
     return {
         "run": str(run),

@@ -6,6 +6,7 @@ a square with the processor's mean colour or keep the shape, then the tower's ow
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,14 +37,31 @@ def load_image(path: str | Path) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: {'is a folder, not a picture' if path.is_dir() else 'no such picture'}")
+    return _decode(path, str(path))
+
+
+def decode_image(content: bytes, where: str) -> Image.Image:
+    """As :func:`load_image`, of a picture file's bytes.
+
+    Args:
+        content: the file's bytes.
+        where: its place, for the message.
+
+    Raises:
+        UserError: truncated, oversized or no picture.
+    """
+    return _decode(io.BytesIO(content), where)
+
+
+def _decode(file: Path | io.BytesIO, where: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             picture = image.convert("RGB")
             # The note of a see-through colour outlives the conversion, and transformers would paint it white.
             picture.info.pop("transparency", None)
             return picture
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable picture ({error})") from error
+        raise UserError(f"{where}: not a readable picture ({error})") from error
 
 
 def pad_to_square(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.reading import decode, parse_json_lines, read_bytes, read_json_lines
 from llava_teamlora.evaluation.types import Prediction, Sample
 from llava_teamlora.files import write_atomically
 
@@ -54,12 +55,12 @@ def answered_keys(path: Path) -> set[str]:
     """
     if not path.exists():
         return set()
-    whole = _read_bytes(path)
+    whole = read_bytes(path)
     kept = whole[: whole.rfind(b"\n") + 1]
-    rows = _parse_rows(_decode(kept, path, "use --overwrite to drop it"), path)
-    keyless = next((number for number, row in rows if not isinstance(row.get("key"), str)), None)
+    rows = parse_json_lines(decode(kept, path, "use --overwrite to drop it"), path)
+    keyless = next((where for where, row in rows if not isinstance(row.get("key"), str)), None)
     if keyless is not None:
-        raise UserError(f"{path}, line {keyless}: has no 'key', so it cannot be continued; use --overwrite")
+        raise UserError(f"{keyless}: has no 'key', so it cannot be continued; use --overwrite")
     if len(kept) < len(whole):
         os.truncate(path, len(kept))
     return {row["key"] for _, row in rows}
@@ -73,23 +74,8 @@ def read_answers(path: Path, samples: Sequence[Sample]) -> list[Prediction]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such answers file (--answers); make one with llava-teamlora evaluate predict")
-    rows = _parse_rows(_decode(_read_bytes(path), path, "save it as UTF-8"), path)
     by_question = _keys_by_question(samples)
-    return [_prediction(row, f"{path}, line {number}", by_question) for number, row in rows]
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _decode(content: bytes, path: Path, remedy: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {remedy}") from error
+    return [_prediction(row, where, by_question) for where, row in read_json_lines(path)]
 
 
 def _prediction(row: dict[str, Any], where: str, by_question: dict[str, str] | None) -> Prediction:
@@ -110,21 +96,6 @@ def _keys_by_question(samples: Sequence[Sample]) -> dict[str, str] | None:
     """Question id -> key, or None where ids repeat."""
     found = {str(sample.question_id): sample.key for sample in samples}
     return found if len(found) == len(samples) else None
-
-
-def _parse_rows(text: str, path: Path) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: broken JSON ({error.msg} at column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-        rows.append((number, row))
-    return rows
 
 
 def join(
@@ -172,20 +143,3 @@ def write_json(path: Path, content: Any) -> None:
         UserError: it cannot be written.
     """
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        UserError: no such file, or no JSON object in it.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content

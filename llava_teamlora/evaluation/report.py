@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import read_json
+from llava_teamlora.evaluation.reading import read_json_object
 
 FORMATS = ("table", "md", "json")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: values are shares of 1, in the order of the columns; None where there is none."""
+    """One line of the table: values as the official tool shows them, in the columns' order; None where none is."""
 
     label: str
     values: tuple[float | None, ...]
@@ -73,7 +73,7 @@ def _read(file: str) -> tuple[str, dict[str, Any]]:
     label, separator, path = file.partition("=")
     if not separator or Path(file).exists():
         label, path = "", file
-    scores = read_json(Path(path))
+    scores = read_json_object(Path(path))
     absent = [
         name for name in ("name", "version", "metric", "total", "groups", "extra", "baselines") if name not in scores
     ]
@@ -137,14 +137,18 @@ def _by_column(scores: dict[str, Any]) -> dict[str, Any]:
 def _row(label: str, scores: dict[str, Any], columns: Sequence[str]) -> Row:
     cells = _by_column(scores)
     found = [cells.get(column, {"value": None, "stderr": None}) for column in columns]
-    return Row(label, tuple(cell["value"] for cell in found), tuple(cell["stderr"] for cell in found))
+    return Row(label, tuple(_shown(cell, "value") for cell in found), tuple(_shown(cell, "stderr") for cell in found))
+
+
+def _shown(cell: dict[str, Any], name: str) -> float | None:
+    return None if cell[name] is None else cell[name] * cell.get("maximum", 100.0)
 
 
 def _cells(row: Row) -> list[str]:
     """Percent; the total with its standard error (those of the groups are in ``--format json``)."""
-    texts = ["-" if value is None else f"{100 * value:.2f}" for value in row.values]
+    texts = ["-" if value is None else f"{value:.2f}" for value in row.values]
     if row.stderrs[0] is not None:
-        texts[0] += f" ± {100 * row.stderrs[0]:.2f}"
+        texts[0] += f" ± {row.stderrs[0]:.2f}"
     return texts
 
 

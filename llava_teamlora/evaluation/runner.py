@@ -27,12 +27,15 @@ from rich.progress import (
 )
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import answer_row, answered_keys, append_rows, read_json, write_json
+from llava_teamlora.evaluation.answers import answer_row, answered_keys, append_rows, write_json
+from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.scoring import MANIFEST, score
-from llava_teamlora.evaluation.types import Benchmark, Sample
+from llava_teamlora.evaluation.types import Benchmark, Picture, Sample
 from llava_teamlora.machine import peak_memory_mib
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from llava_teamlora.checkpoint import Loaded
     from llava_teamlora.generation import Decoding, Generator
 
@@ -115,19 +118,24 @@ def predict(benchmark: Benchmark, loaded: Loaded, decoding: Decoding, plan: Plan
 
 def _answer(generator: Generator, decoding: Decoding, batch: Sequence[Sample]) -> list[str]:
     """Answers of one batch; each picture is opened once."""
-    from llava_teamlora.data.images import load_image
     from llava_teamlora.generation import Query
 
-    pictures = {path: load_image(path) for path in {sample.image for sample in batch} if path is not None}
+    pictures = {image: _load(image) for image in {sample.image for sample in batch} if image is not None}
     queries = [
         Query.ask(sample.prompt, *([pictures[sample.image]] if sample.image is not None else [])) for sample in batch
     ]
     return [answer.text for answer in generator.generate(queries, decoding)]
 
 
+def _load(image: Picture) -> Image:
+    from llava_teamlora.data.images import decode_image, load_image
+
+    return load_image(image) if isinstance(image, Path) else decode_image(image.content(), image.where)
+
+
 def _batches(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     """Longest first, so that memory runs out at once if at all; a picture's questions together."""
-    longest: dict[Path | str, int] = {}
+    longest: dict[Picture | str, int] = {}
     for sample in samples:
         group = sample.image or sample.key
         longest[group] = max(longest.get(group, 0), len(sample.prompt))
@@ -175,7 +183,7 @@ def _continued(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: it is no manifest of ours, or another model, decoding or benchmark made them.
     """
-    earlier = read_json(path)
+    earlier = read_json_object(path)
     strange = [part for part in ("benchmark", "model", "decoding") if not isinstance(earlier.get(part), dict)]
     if strange or not _is_cost(earlier.get("cost")):
         raise UserError(

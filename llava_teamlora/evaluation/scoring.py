@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llava_teamlora.evaluation.answers import join, read_answers, read_json, write_json
+from llava_teamlora.evaluation.answers import join, read_answers, write_json
+from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.types import Benchmark, Prediction, Sample, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
@@ -57,7 +58,7 @@ def score(
         **_plain(benchmark.aggregate(samples, verdicts)),
         "baselines": _baselines(benchmark, samples, data_root),
         "answers": str(answers),
-        "manifest": read_json(manifest) if manifest.is_file() else None,
+        "manifest": read_json_object(manifest) if manifest.is_file() else None,
     }
     rows = (_row(pair, verdict) for pair, verdict in zip(joined, verdicts, strict=True))
     write_atomically(rows_path(out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -59,7 +59,7 @@ def test_table_and_json(two: tuple[str, str], capsys: pytest.CaptureFixture[str]
     assert "75.00 ± 1.00" in shown and "majority" in shown and two[0] in shown
     console.print(as_table(report))
     print_report(report, "json")
-    assert json.loads(capsys.readouterr().out)["runs"][1]["values"] == [0.5, 0.25, 1.0]
+    assert json.loads(capsys.readouterr().out)["runs"][1]["values"] == [50.0, 25.0, 100.0]
 
 
 def test_labels_from_the_manifest() -> None:

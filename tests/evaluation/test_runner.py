@@ -16,7 +16,7 @@ from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation import runner
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
-from llava_teamlora.evaluation.commands import default_out
+from llava_teamlora.evaluation.commands.predict import default_out
 from llava_teamlora.evaluation.runner import Plan, evaluate, predict
 from llava_teamlora.evaluation.scoring import score
 from llava_teamlora.generation import Decoding, Generator

@@ -27,7 +27,7 @@ def test_scores_and_rows(root: Path, write_answers: Callable[..., Path], tmp_pat
     assert content["name"] == "easy_vqa" and content["answered"] == content["questions"] == 8
     assert content["total"]["value"] == 5 / 8
     # Residual sums per picture: -1/2, 1/2 + 1/2, -1/2; sqrt(3/2 * 3/2) / 4
-    assert content["groups"]["yes/no"] == {"value": 0.5, "stderr": pytest.approx(3 / 8), "n": 4}
+    assert content["groups"]["yes/no"] == {"value": 0.5, "stderr": pytest.approx(3 / 8), "n": 4, "maximum": 100.0}
     # Majority "no": the two "no" of picture 1 and the one of picture 2.
     assert content["baselines"]["majority"]["total"]["value"] == 3 / 8
     assert content["baselines"]["question-only"]["total"]["value"] == 5 / 8

@@ -18,7 +18,7 @@ from typing import Literal
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.metrics import grouped_mean
-from llava_teamlora.evaluation.types import Baseline, Sample, Scores, Verdict
+from llava_teamlora.evaluation.types import Baseline, Benchmark, Sample, Scores, Verdict
 
 _GROUPS = {
     "yes/no": ("yes", "no"),
@@ -71,7 +71,7 @@ def group_of(answer: str) -> str:
     raise UserError(f"{answer!r} is not an answer of easy-VQA; is the data of another edition?")
 
 
-class EasyVqa:
+class EasyVqa(Benchmark):
     """See the module's text and ``evaluation.types.Benchmark``."""
 
     name = "easy_vqa"

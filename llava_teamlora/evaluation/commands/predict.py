@@ -1,4 +1,4 @@
-"""``llava-teamlora evaluate run | predict | score | report | list``."""
+"""``evaluate run`` and ``evaluate predict``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,6 @@ if TYPE_CHECKING:
     from llava_teamlora.evaluation.types import Benchmark
     from llava_teamlora.generation import Decoding
 
-_RAW = argparse.RawDescriptionHelpFormatter
-
-_EVALUATE = """\
-Answer a benchmark's questions with a model, and score the answers. The two are apart: predictions.jsonl is
-written as the model answers (kill it, start it again, it goes on), and score reads it without any model.
-"""
-_EXAMPLES = """\
-examples:
-  llava-teamlora evaluate run easy_vqa --model runs/my-run
-  llava-teamlora evaluate run easy_vqa --model playground/tiny          the untuned base
-  llava-teamlora evaluate score easy_vqa --answers predictions.jsonl --out scores.json
-  llava-teamlora evaluate report tuned=a/scores.json untuned=b/scores.json --format md
-"""
 _RUN = """\
 Predict, score and print the table. In the folder --out:
   predictions.jsonl   one answer a line, in LLaVA's answers format plus a unique key
@@ -33,34 +20,19 @@ Predict, score and print the table. In the folder --out:
   scores.rows.jsonl   every question: prompt, answer, how it was parsed, its score
 """
 _PREDICT = "The first half of run: writes predictions.jsonl and manifest.json (see evaluate run --help)."
-_SCORE = """\
-Score an answers file, ours or one that LLaVA's scripts wrote. No model is loaded. Missing, duplicate or unknown
-answers are refused; --partial scores what is there and says so in the scores' name.
-"""
-_REPORT = "One table of several scores.json of one benchmark, the baselines below. Name a row with LABEL=FILE."
 
 
-def add_parser(subparsers: Any) -> None:
-    """Mount ``evaluate`` on the program's subparsers; each leaf sets ``run``, arguments -> exit status."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="answer and score benchmarks",
-        description=_EVALUATE,
-        epilog=_EXAMPLES,
-        formatter_class=_RAW,
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+def add(commands: Any) -> None:
+    """Mount both."""
     for name, summary, description, action in (
         ("run", "Predict, score and print the table", _RUN, _run),
         ("predict", "Write predictions.jsonl; go on where it stopped", _PREDICT, _predict),
     ):
-        leaf = commands.add_parser(name, help=summary, description=description, formatter_class=_RAW)
+        leaf = commands.add_parser(
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         _add_model_arguments(leaf)
         leaf.set_defaults(run=action)
-    _add_score(commands)
-    _add_report(commands)
-    listing = commands.add_parser("list", help="Name the benchmarks", description="Name the benchmarks.")
-    listing.set_defaults(run=_list)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,28 +55,6 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top_p", type=float, default=1.0, help="with a temperature: nucleus to sample from (default: 1)")
     add("--num_beams", type=int, default=1, metavar="N", help="beam search above 1 (default: 1)")
     add("--seed", type=int, default=0, help="of sampling (default: 0)")
-
-
-def _add_score(commands: Any) -> None:
-    parser = commands.add_parser(
-        "score", help="Score an answers file; loads no model", description=_SCORE, formatter_class=_RAW
-    )
-    add = parser.add_argument
-    add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
-    add("--answers", type=Path, required=True, metavar="FILE", help="predictions.jsonl")
-    add("--out", type=Path, metavar="FILE", help="default: scores.json beside the answers")
-    add("--data_root", type=Path, metavar="DIR", help="the benchmark's files, if not in their usual place")
-    add("--partial", action="store_true", help="score what is there, and say so in the scores' name")
-    parser.set_defaults(run=_score)
-
-
-def _add_report(commands: Any) -> None:
-    parser = commands.add_parser(
-        "report", help="One table of several scores.json", description=_REPORT, formatter_class=_RAW
-    )
-    parser.add_argument("files", nargs="+", metavar="[LABEL=]FILE", help="scores.json files of one benchmark")
-    parser.add_argument("--format", choices=("table", "md", "json"), default="table", help="default: table")
-    parser.set_defaults(run=_report)
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[Benchmark, Loaded, Decoding, Plan]:
@@ -167,33 +117,4 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     benchmark, loaded, decoding, plan = _prepare(arguments)
     print(f"answers: {predict(benchmark, loaded, decoding, plan)}")
-    return 0
-
-
-def _score(arguments: argparse.Namespace) -> int:
-    from llava_teamlora.evaluation.benchmarks import get_benchmark
-    from llava_teamlora.evaluation.report import build_report, print_report
-    from llava_teamlora.evaluation.scoring import score
-
-    out = arguments.out or arguments.answers.parent / "scores.json"
-    benchmark = get_benchmark(arguments.benchmark)
-    score(benchmark, arguments.answers, out, partial=arguments.partial, data_root=arguments.data_root)
-    print_report(build_report([str(out)]))
-    print(f"scores: {out}")
-    return 0
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from llava_teamlora.evaluation.report import build_report, print_report
-
-    print_report(build_report(arguments.files), arguments.format)
-    return 0
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    from llava_teamlora.evaluation.benchmarks import BENCHMARKS
-
-    width = max(map(len, BENCHMARKS))
-    for name, benchmark in BENCHMARKS.items():
-        print(f"{name:<{width}}  {benchmark.summary}")
     return 0
