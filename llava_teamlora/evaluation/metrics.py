@@ -1,12 +1,36 @@
-"""Means and their standard errors, in plain Python: a score needs no array library."""
+"""Means, their standard errors, and what tells two runs apart, in plain Python: a score needs no array library."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llava_teamlora.evaluation.types import Sample, Score, Scores, Verdict
+
+Z_95 = 1.959963984540054
+"""Half the width of a 95 % interval, in standard errors of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better another run is, with its uncertainty.
+
+    Attributes:
+        value: other minus base.
+        stderr: of ``value``, paired and clustered; None when it cannot be known.
+        n: rows.
+    """
+
+    value: float
+    stderr: float | None
+    n: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, from the normal distribution."""
+        return None if self.stderr is None else (self.value - Z_95 * self.stderr, self.value + Z_95 * self.stderr)
 
 
 def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float | None:
@@ -57,3 +81,34 @@ def grouped_mean(samples: Sequence[Sample], verdicts: Sequence[Verdict], groups:
         for name in (verdicts[0].extra if verdicts else ())
     }
     return Scores(mean_score(samples, verdicts), scores, extra)
+
+
+def paired_difference(base: Sequence[float], other: Sequence[float], clusters: Sequence[str]) -> Difference:
+    """Mean of ``other - base`` over the same rows, its standard error clustered as :func:`clustered_stderr` does.
+
+    Raises:
+        ValueError: no rows, or lengths differ.
+    """
+    if not base:
+        raise ValueError("no rows to compare")
+    differences = [b - a for a, b in zip(base, other, strict=True)]
+    return Difference(sum(differences) / len(differences), clustered_stderr(differences, clusters), len(differences))
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """Two-sided exact p of McNemar's test: 2 P(X <= min(wins, losses)), X ~ Binomial(wins + losses, 1/2); at most 1.
+
+    Rows that both runs got right or both wrong say nothing. The rows count as independent.
+    """
+    total, fewer = wins + losses, min(wins, losses)
+    if 2 * fewer >= total:
+        return 1.0
+    # From the largest term down: C(n, i - 1) = C(n, i) * i / (n - i + 1). Logarithms, since 2**n overflows.
+    largest = math.lgamma(total + 1) - math.lgamma(fewer + 1) - math.lgamma(total - fewer + 1) - total * math.log(2)
+    term, tail = 1.0, 0.0
+    for i in range(fewer, -1, -1):
+        tail += term
+        term *= i / (total - i + 1)
+        if term < tail * 1e-17:
+            break
+    return min(1.0, 2 * math.exp(largest) * tail)

@@ -6,7 +6,7 @@ Every error names the file, the line or index and the field. Text is UTF-8 whate
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,6 +87,17 @@ def read_json_list(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(where, expect_object(row, where)) for where, row in _placed(content, path)]
 
 
+def read_json_rows(path: Path, field: str) -> list[tuple[str, dict[str, Any]]]:
+    """The list of objects under a field of a JSON file's object, each with its place (``file, field[n]``).
+
+    Raises:
+        UserError: missing, or something else.
+    """
+    rows = take(read_json_object(path), field, list, str(path))
+    places = (f"{path}, {field}[{index}]" for index in range(len(rows)))
+    return [(where, expect_object(row, where)) for where, row in zip(places, rows, strict=True)]
+
+
 def _placed(content: list[Any], path: Path) -> list[tuple[str, Any]]:
     return [(f"{path}, index {index}", row) for index, row in enumerate(content)]
 
@@ -97,7 +108,38 @@ def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: missing, or something else.
     """
-    return parse_json_lines(read_text(path), path)
+    return list(stream_json_lines(path))
+
+
+def stream_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As :func:`read_json_lines`, one by one: of half a million rows only the one at hand is held.
+
+    Raises:
+        UserError: missing, or something else.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        # Lines of bytes: a line separator inside a string, U+2028 say, ends no line of JSON.
+        for number, line in enumerate(file, start=1):
+            if row := _json_line(line, path, number):
+                yield row
+
+
+def _json_line(line: bytes, path: Path, number: int) -> tuple[str, dict[str, Any]] | None:
+    if not line.strip():
+        return None
+    where = f"{path}, line {number}"
+    try:
+        text = line.decode("utf-8").removeprefix("\ufeff")
+        return where, expect_object(json.loads(text), where)
+    except UnicodeDecodeError as error:
+        problem = f"{error.reason} at byte {error.start} of the line"
+        raise UserError(f"{where}: is not UTF-8 text ({problem}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
 
 
 def parse_json_lines(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -106,18 +148,8 @@ def parse_json_lines(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: a line is broken or no object.
     """
-    rows = []
-    # Not splitlines(): a line separator inside a string, U+2028 say, ends no line of JSON.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
-        rows.append((where, expect_object(row, where)))
-    return rows
+    lines = (_json_line(line.encode("utf-8"), path, number) for number, line in enumerate(text.split("\n"), start=1))
+    return [row for row in lines if row is not None]
 
 
 def expect_object(row: Any, where: str) -> dict[str, Any]:

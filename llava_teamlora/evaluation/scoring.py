@@ -1,24 +1,88 @@
-"""Answers file -> ``scores.json`` and a log of every row. Never loads a model, never imports torch.
+"""Answers file -> ``scores.json`` and a log of every row, or the official tool's file. Never imports torch.
 
 In: a benchmark and an answers file, ours or LLaVA's. Out: ``scores.json`` (total and groups with standard errors,
-the baselines on the same rows, the manifest of the answers) and beside it ``scores.rows.jsonl``.
+the baselines on the same rows, what was scored on which data, the manifest of the answers) and beside it
+``scores.rows.jsonl``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_teamlora.evaluation.answers import join, read_answers, write_json
+from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.answers import data_sha256, read_answers, write_json
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.types import Benchmark, Prediction, Sample, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A benchmark's questions with their answers; nothing is missing, double or of another edition.
+
+    Attributes:
+        pairs: each question with its answer, in the benchmark's order.
+        questions: how many the whole benchmark has.
+        data_sha256: of the benchmark's data.
+        manifest: what made the answers; None where no ``manifest.json`` lies beside them.
+    """
+
+    pairs: list[tuple[Sample, Prediction]]
+    questions: int
+    data_sha256: str
+    manifest: dict[str, Any] | None
+
+
+def load_answered(
+    benchmark: Benchmark,
+    answers: Path,
+    data_root: Path | None = None,
+    *,
+    partial: bool = False,
+    limit: int | None = None,
+) -> Answered:
+    """Load a benchmark and put an answers file's answers to its questions.
+
+    Args:
+        benchmark: what was answered.
+        answers: JSON lines; a ``manifest.json`` beside it says what made them.
+        data_root: see ``Benchmark.load``.
+        partial: let answers be missing.
+        limit: take only the first so many questions, and let other answers be; None for all.
+
+    Raises:
+        UserError: see ``answers.read_answers``; or the answers were made on another edition of the data.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} must be at least 1")
+    samples = benchmark.load(data_root)
+    pairs = read_answers(answers, samples, limit=limit, partial=partial)
+    path = answers.parent / MANIFEST
+    found = Answered(pairs, len(samples), data_sha256(samples), read_json_object(path) if path.is_file() else None)
+    _check_edition(benchmark, found, path)
+    return found
+
+
+def _check_edition(benchmark: Benchmark, found: Answered, path: Path) -> None:
+    """Raise UserError if the manifest says that the answers are to other data."""
+    made = (found.manifest or {}).get("benchmark")
+    if not isinstance(made, dict) or made.get("data_sha256") in (None, found.data_sha256):
+        return
+    if made.get("name") != benchmark.name:
+        raise UserError(f"{path}: the answers beside it are to {made.get('name')!r}, not to {benchmark.name!r}")
+    raise UserError(
+        f"{path}: the answers beside it were made on another edition of {benchmark.name}'s data (sha256 "
+        f"{made['data_sha256']!s:.12} there, {found.data_sha256:.12} here: keys, prompts or accepted answers differ); "
+        "give --data_root of the data they were made on, or predict again"
+    )
 
 
 def score(
@@ -29,6 +93,7 @@ def score(
     partial: bool = False,
     limit: int | None = None,
     data_root: Path | None = None,
+    grades: Path | None = None,
 ) -> dict[str, Any]:
     """Score an answers file.
 
@@ -39,31 +104,77 @@ def score(
         partial: score what is there; the scores' name then says so.
         limit: score only the first so many questions, and let other answers be; None for all.
         data_root: see ``Benchmark.load``.
+        grades: a judge's grades, where one is needed.
 
     Returns:
         What was written to ``out``.
 
     Raises:
-        UserError: see ``answers.read_answers`` and ``answers.join``.
+        UserError: see :func:`load_answered`; or only a server or a judge can score this benchmark; or ``out`` would
+            take the place of what is read.
     """
-    everything = benchmark.load(data_root)
-    beyond = {sample.key for sample in everything[len(everything) if limit is None else limit :]}
-    found = [prediction for prediction in read_answers(answers, everything) if prediction.key not in beyond]
-    joined = join(everything[:limit], found, answers, partial)
-    samples = [sample for sample, _ in joined]
-    verdicts = [benchmark.judge(sample, prediction.text) for sample, prediction in joined]
-    manifest = answers.parent / MANIFEST
+    _spare(out, [answers, *([grades] if grades else [])])
+    benchmark = _scorable(benchmark, grades)
+    found = load_answered(benchmark, answers, data_root, partial=partial, limit=limit)
+    samples = [sample for sample, _ in found.pairs]
+    verdicts = [benchmark.judge(sample, prediction.text) for sample, prediction in found.pairs]
     content = {
-        **_heading(benchmark, len(joined), len(everything)),
+        **_heading(benchmark, found),
         **_plain(benchmark.aggregate(samples, verdicts)),
         "baselines": _baselines(benchmark, samples, data_root),
         "answers": str(answers),
-        "manifest": read_json_object(manifest) if manifest.is_file() else None,
+        "answers_sha256": file_sha256(answers),
+        "data_root": None if data_root is None else str(data_root),
+        "data_sha256": found.data_sha256,
+        "grades": None if grades is None else {"path": str(grades), "sha256": file_sha256(grades)},
+        "manifest": found.manifest,
     }
-    rows = (_row(pair, verdict) for pair, verdict in zip(joined, verdicts, strict=True))
-    write_atomically(rows_path(out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    rows = (_row(pair, verdict) for pair, verdict in zip(found.pairs, verdicts, strict=True))
+    write_atomically(rows_path(out), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_json(out, content)
     return content
+
+
+def _spare(out: Path, read: Sequence[Path]) -> None:
+    """Raise UserError if the scores or their rows would be written over a file that they are made from."""
+    for path in read:
+        if path.resolve() in (out.resolve(), rows_path(out).resolve()):
+            raise UserError(f"{path}: would be overwritten by the scores; choose another --out")
+
+
+def _scorable(benchmark: Benchmark, grades: Path | None) -> Benchmark:
+    """The benchmark as it can be scored here.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if grades is not None:
+        return benchmark.with_grades(grades)
+    files = f"{benchmark.name} --answers FILE --out"
+    if benchmark.server:
+        raise UserError(
+            f"{benchmark.name}: cannot be scored here, its answers are not public; write what its server takes with "
+            f"llava-teamlora evaluate export {files} DIR, then: {benchmark.server}"
+        )
+    if benchmark.judged:
+        raise UserError(
+            f"{benchmark.name}: a judge grades its answers; make grades with llava-teamlora evaluate grade {files} "
+            "grades.json, or take the official tool's, and give them as --grades FILE"
+        )
+    return benchmark
+
+
+def export(benchmark: Benchmark, answers: Path, out: Path, data_root: Path | None = None) -> list[Path]:
+    """Write what the official tool or server takes, of a complete answers file.
+
+    Returns:
+        The files written, in the folder ``out``.
+
+    Raises:
+        UserError: see :func:`load_answered` and ``Benchmark.export``.
+    """
+    pairs = load_answered(benchmark, answers, data_root).pairs
+    return benchmark.export([sample for sample, _ in pairs], [prediction.text for _, prediction in pairs], out)
 
 
 def rows_path(out: Path) -> Path:
@@ -71,17 +182,31 @@ def rows_path(out: Path) -> Path:
     return out.with_suffix(".rows.jsonl")
 
 
-def _heading(benchmark: Benchmark, answered: int, questions: int) -> dict[str, Any]:
+def file_sha256(path: Path) -> str:
+    """Digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _heading(benchmark: Benchmark, found: Answered) -> dict[str, Any]:
     """What was scored, and how much of it."""
-    suffix = f" [partial: {answered} of {questions}]" if answered < questions else ""
+    answered, name = len(found.pairs), benchmark.name
+    if answered < found.questions:
+        name += f" [partial: {answered} of {found.questions}]"
+    decoding = (found.manifest or {}).get("decoding")
+    if isinstance(decoding, dict) and decoding.get("answer_by") == "likelihood":
+        name += " [likelihood]"
     return {
         "format": _FORMAT,
         "benchmark": benchmark.name,
-        "name": benchmark.name + suffix,
+        "name": name,
         "version": benchmark.version,
         "metric": benchmark.metric,
         "answered": answered,
-        "questions": questions,
+        "questions": found.questions,
     }
 
 
@@ -102,15 +227,20 @@ def _baselines(benchmark: Benchmark, samples: Sequence[Sample], data_root: Path 
 
 
 def _row(pair: tuple[Sample, Prediction], verdict: Verdict) -> dict[str, Any]:
+    """All that a comparison or a viewer needs to know of a row, without the benchmark's files."""
     sample, prediction = pair
     return {
         "key": sample.key,
+        "question_id": sample.question_id,
         "group": sample.group,
+        "cluster": sample.cluster,
         "image": str(sample.image) if sample.image else None,
         "prompt": sample.prompt,
         "text": prediction.text,
         "parsed": verdict.parsed,
         "targets": list(sample.targets),
+        "choices": list(sample.choices),
         "score": verdict.score,
-        **verdict.extra,
+        "extra": dict(verdict.extra),
+        "metadata": dict(sample.metadata),
     }

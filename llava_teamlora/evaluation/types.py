@@ -87,13 +87,11 @@ class Prediction:
         key: the sample's.
         text: what the model said.
         where: ``file, line n``, for messages.
-        prompt: the prompt it answers, or None if the file does not say.
     """
 
     key: str
     text: str
     where: str
-    prompt: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ is their own, so that the last position is always the newest.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ import torch
 
 from llava_teamlora.data.collator import pad
 from llava_teamlora.data.images import prepare_image
+from llava_teamlora.data.records import Turn
 from llava_teamlora.data.tokenize import encode, end_token_id, expand_images
 from llava_teamlora.errors import UserError
-from llava_teamlora.generation.query import Answer, Decoding, Query
+from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Query
+from llava_teamlora.generation.rows import common_length, end_ids, prompt_length, shared_prefix
 from llava_teamlora.generation.sampling import Chooser, Forbidden
 
 if TYPE_CHECKING:
+    from PIL import Image
     from transformers import Cache
 
     from llava_teamlora.checkpoint import Loaded
@@ -58,9 +62,9 @@ class Generator:
         self.vision = loaded.vision
         self.tokenizer = loaded.tokenizer
         self.base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
-        self.prompt_length = _prompt_length(loaded.model)
+        self.prompt_length = prompt_length(loaded.model)
         self.positions: int = getattr(self.base.config.get_text_config(), "max_position_embeddings", 1 << 30)
-        self.end = _end_ids(self.base, self.tokenizer, end_token_id(loaded.template, self.tokenizer))
+        self.end = end_ids(self.base, self.tokenizer, end_token_id(loaded.template, self.tokenizer))
         self.stop = loaded.template.stop
         self.forbid = Forbidden(self.tokenizer, getattr(self.base.config, "image_token_id", None))
         pad_id = self.tokenizer.pad_token_id
@@ -74,7 +78,10 @@ class Generator:
         """
         if query.images and self.vision is None:
             raise UserError(f"{self.loaded.name}: is a text-only model and takes no pictures")
-        encoded = encode(self.loaded.template.segments(query.turns), self.tokenizer)
+        return self._ids(query.turns)
+
+    def _ids(self, turns: Sequence[Turn]) -> list[int]:
+        encoded = encode(self.loaded.template.segments(turns), self.tokenizer)
         if self.vision is not None:
             encoded = expand_images(encoded, self.vision.image_token_id, self.vision.tokens_per_image)
         ids = [self.fill] * self.prompt_length + encoded.input_ids
@@ -84,6 +91,20 @@ class Generator:
                 f"{self.positions} positions; shorten the conversation"
             )
         return ids
+
+    def rendered(self, query: Query) -> str:
+        """The text that is tokenized: system prompt, turns, and a mark where each picture stands."""
+        return "".join(segment.text for segment in self.loaded.template.segments(query.turns))
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """One picture as the vision tower wants it, ``[3, H, W]``: a query takes it in the picture's place.
+
+        Raises:
+            UserError: a text-only model.
+        """
+        if self.vision is None:
+            raise UserError(f"{self.loaded.name}: is a text-only model and takes no pictures")
+        return prepare_image(image, self.vision.image_processor, self.vision.aspect_ratio)
 
     def generate(self, queries: Sequence[Query], decoding: Decoding) -> list[Answer]:
         """Answer a batch. The answers do not depend on which queries stand together.
@@ -127,6 +148,56 @@ class Generator:
         if rest := self._text(ids).strip()[len(shown) :]:
             yield rest
 
+    @torch.inference_mode()
+    def log_likelihoods(self, queries: Sequence[Query], answers: Sequence[Sequence[str]]) -> list[list[LogLikelihood]]:
+        """How likely the model finds given answers to each query. It reads a query once for all of its answers.
+
+        An answer's tokens are those that follow the prompt's in the conversation whole, tokenized as in training;
+        what ends an answer is one of them.
+
+        Args:
+            queries: as for :meth:`generate`.
+            answers: one list a query.
+
+        Raises:
+            UserError: see :meth:`encode`.
+        """
+        prompts = [self.encode(query) for query in queries]
+        rows: list[tuple[int, list[int]]] = []  # the query's number, and an answer's ids
+        for row, (query, texts) in enumerate(zip(queries, answers, strict=True)):
+            whole = [self._ids((*query.turns, Turn("gpt", text))) for text in texts]
+            # The prompt's last token may melt into an answer's first one; then it counts as the answer's.
+            begin = min([len(prompts[row]), *(common_length(prompts[row], ids) for ids in whole)])
+            prompts[row] = prompts[row][:begin]
+            rows += [(row, ids[begin:]) for ids in whole]
+        state = self._prefill(queries, prompts)
+        found: list[list[LogLikelihood]] = [[] for _ in queries]
+        for start in range(0, len(rows), len(queries)):  # as many rows at once as were asked for
+            some = rows[start : start + len(queries)]
+            for (row, ids), total in zip(some, self._continued(state, some), strict=True):
+                found[row].append(LogLikelihood(total, len(ids)))
+        return found
+
+    def _continued(self, state: _State, rows: Sequence[tuple[int, list[int]]]) -> list[float]:
+        """Log-likelihood of each ids after the state's row of that number; the state stays as it is."""
+        device = state.mask.device
+        follow = torch.tensor([row for row, _ in rows], device=device)
+        each = [torch.tensor(ids) for _, ids in rows]
+        ids = pad(each, self.fill, "right").to(device)  # [R, T]
+        mask = pad([torch.ones_like(row) for row in each], 0, "right").to(device)
+        logits = state.logits[follow][:, None]  # [R, 1, V]
+        if ids.shape[1] > 1:
+            cache = copy.copy(state.cache)
+            cache.layers = [copy.copy(layer) for layer in cache.layers]
+            cache.batch_select_indices(follow)
+            seen = torch.cat([state.mask[follow], mask[:, :-1]], dim=1)
+            embeds = self.base.get_input_embeddings()(ids[:, :-1])
+            output = self._forward(embeds, seen, cache, keep=ids.shape[1] - 1)
+            logits = torch.cat([logits, output.logits], dim=1)  # [R, T, V]
+        logits = logits.float()
+        likely = logits.gather(2, ids[:, :, None])[:, :, 0] - logits.logsumexp(2)  # [R, T]
+        return (likely * mask).sum(1).tolist()
+
     def _text(self, ids: list[int]) -> str:
         """What the ids say, up to the template's stop text."""
         text = str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -168,7 +239,7 @@ class Generator:
     def _prefill(self, queries: Sequence[Query], prompts: list[list[int]]) -> _State:
         """Run the prompts: first what each picture's questions share, then the rest."""
         embeds, mask = self._embed(queries, prompts)  # [B, T, D], [B, T], padded on the left
-        shared, leaders, follow = _shared_prefix(queries, prompts)
+        shared, leaders, follow = shared_prefix(queries, prompts)
         cache = None
         if shared:
             starts = [mask.shape[1] - len(prompts[row]) for row in leaders]
@@ -192,7 +263,7 @@ class Generator:
         output = self._forward(self.base.get_input_embeddings()(ids), state.mask, state.cache)
         state.cache, state.logits = output.past_key_values, output.logits[:, -1]
 
-    def _forward(self, embeds: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None) -> Any:
+    def _forward(self, embeds: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None, keep: int = 1) -> Any:
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]  # [B, T]; padding does not count
         return self.base(
             inputs_embeds=embeds,
@@ -200,7 +271,7 @@ class Generator:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
 
     def _embed(self, queries: Sequence[Query], prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,8 +301,10 @@ class Generator:
         parts = []
         for start in range(0, len(pictures), _PICTURES_AT_ONCE):
             some = pictures[start : start + _PICTURES_AT_ONCE]
-            pixels = [prepare_image(p, self.vision.image_processor, self.vision.aspect_ratio) for p in some]
-            batch = torch.stack(pixels).to(self.base.device, self.base.dtype)  # [n, 3, H, W]
+            batch = torch.stack([p if isinstance(p, torch.Tensor) else self.pixels(p) for p in some])  # [n, 3, H, W]
+            if self.base.device.type == "cuda":
+                batch = batch.pin_memory()
+            batch = batch.to(self.base.device, self.base.dtype, non_blocking=True)
             parts += self.base.get_image_features(pixel_values=batch, return_dict=True).pooler_output
         order = [number[id(image)] for query in queries for image in query.images]
         return torch.stack(list(parts)), torch.tensor(order, device=self.base.device)
@@ -262,28 +335,6 @@ class Generator:
         return [_up_to_end(ids, self.end) for ids in found.tolist()]
 
 
-def _shared_prefix(queries: Sequence[Query], prompts: list[list[int]]) -> tuple[int, list[int], list[int]]:
-    """How many first ids all questions of any one picture have in common, and who computes them for whom.
-
-    Returns:
-        ``(P, leaders [G], follow [B])``: row ``b`` starts as row ``leaders[follow[b]]`` does. P is 0 where
-        sharing would not save at least half the rows.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for row, query in enumerate(queries):
-        groups.setdefault(tuple(map(id, query.images)), []).append(row)
-    if 2 * len(groups) > len(queries):
-        return 0, [], []
-    lengths = []
-    for rows in groups.values():
-        low, high = min(prompts[row] for row in rows), max(prompts[row] for row in rows)
-        alike = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
-        lengths.append(min(alike, len(low) - 1))  # each row keeps a token of its own, to get logits from
-    number = {key: i for i, key in enumerate(groups)}
-    follow = [number[tuple(map(id, query.images))] for query in queries]
-    return min(lengths), [rows[0] for rows in groups.values()], follow
-
-
 def _keep(state: _State, alive: list[int]) -> None:
     """Drop the rows that are done."""
     index = torch.tensor(alive, device=state.mask.device)
@@ -295,24 +346,3 @@ def _keep(state: _State, alive: list[int]) -> None:
 def _up_to_end(ids: list[int], end: frozenset[int]) -> list[int]:
     """Ids up to and with the first end token; what follows is padding."""
     return ids[: next((i + 1 for i, token in enumerate(ids) if token in end), len(ids))]
-
-
-def _end_ids(model: Any, tokenizer: Any, template_end: int | None) -> frozenset[int]:
-    """Tokens that end an answer: the template's, the tokenizer's, and those the model's generation settings name."""
-    named = model.generation_config.eos_token_id
-    several = named if isinstance(named, list) else [named]
-    return frozenset(token for token in (*several, tokenizer.eos_token_id, template_end) if token is not None)
-
-
-def _prompt_length(model: Any) -> int:
-    """Virtual tokens of a prompt-tuned model; 0 for every other.
-
-    Raises:
-        UserError: a prompt method that needs more than tokens in front.
-    """
-    config = getattr(model, "active_peft_config", None)
-    if config is None or not config.is_prompt_learning:
-        return 0
-    if config.peft_type != "PROMPT_TUNING":
-        raise UserError(f"{config.peft_type}: of the prompt methods only prompt tuning can answer here")
-    return config.num_virtual_tokens

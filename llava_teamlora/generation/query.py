@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
 from llava_teamlora.constants import IMAGE_TOKEN
 from llava_teamlora.data.records import Turn
 from llava_teamlora.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,15 @@ class Query:
 
     Attributes:
         turns: human, gpt, human, …, ending in a human turn.
-        images: RGB pictures, in the order of their ``IMAGE_TOKEN`` in the human's turns. Queries that hold the very
-            same picture object share its computation.
+        images: RGB pictures, or their pixels as ``Generator.pixels`` makes them, in the order of their ``IMAGE_TOKEN``
+            in the human's turns. Queries that hold the very same object share its computation.
 
     Raises:
         UserError: not as many ``IMAGE_TOKEN`` as pictures, or one in the model's turns.
     """
 
     turns: tuple[Turn, ...]
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[Image.Image | torch.Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.turns or self.turns[-1].role != "human":
@@ -38,7 +41,7 @@ class Query:
             raise UserError(f"the questions hold {places} x {IMAGE_TOKEN} for {len(self.images)} picture(s)")
 
     @staticmethod
-    def ask(text: str, *images: Image.Image) -> Query:
+    def ask(text: str, *images: Image.Image | torch.Tensor) -> Query:
         """One question, with the pictures it is about before it.
 
         Raises:
@@ -106,3 +109,21 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]
     finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """How likely a model finds a given answer.
+
+    Attributes:
+        total: natural logarithm of the probability of all of the answer's tokens, what ends it included.
+        tokens: how many these are.
+    """
+
+    total: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        """The mean: what long answers are not punished by."""
+        return self.total / self.tokens

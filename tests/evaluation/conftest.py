@@ -38,14 +38,14 @@ TEST = [
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folder in easy-VQA's layout: four training pictures' questions, three test pictures."""
-    folder = tmp_path / "easy_vqa"
+    """A folder of benchmarks with easy-VQA in it: four training pictures' questions, three test pictures."""
+    folder = tmp_path / "eval" / "easy-vqa"
     for split, questions in (("train", TRAIN), ("test", TEST)):
         (folder / split / "images").mkdir(parents=True)
         (folder / split / "questions.json").write_text(json.dumps(questions))
     for number, color in enumerate(("red", "green", "blue")):
         Image.new("RGB", (64, 64), color).save(folder / "test" / "images" / f"{number}.png")
-    return folder
+    return folder.parent
 
 
 @pytest.fixture

@@ -115,11 +115,21 @@ def test_every_answer_has_a_group() -> None:
 
 
 def test_broken_data_is_refused(root: Path) -> None:
-    (root / "test" / "questions.json").write_text('[["a", "b"]]')
+    (root / "easy-vqa" / "test" / "questions.json").write_text('[["a", "b"]]')
     with pytest.raises(UserError, match=r"questions\.json: is not a list of \[question, answer"):
-        read_questions(root, "test")
+        BENCH.load(root)
     with pytest.raises(UserError, match="cannot be read .* is .* easy-vqa's data folder"):
         read_questions(root / "nowhere", "test")
+
+
+def test_needs_name_what_is_read(root: Path) -> None:
+    found = {need.path.relative_to(root).as_posix(): need.pictures for need in BENCH.needs(root)}
+    assert found == {
+        "easy-vqa/test/questions.json": False,
+        "easy-vqa/train/questions.json": False,
+        "easy-vqa/test/images": True,
+    }
+    assert all(need.path.exists() for need in BENCH.needs(root) + BENCH.needs())
 
 
 def test_registry() -> None:

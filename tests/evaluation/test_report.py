@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.report import as_markdown, as_table, build_report, model_label, print_report
+from llava_teamlora.evaluation.report import build_report, draw_report, print_report
+from llava_teamlora.evaluation.score_files import model_label
+from llava_teamlora.evaluation.tables import as_markdown
 
 
 def scores(total: float, **changes: Any) -> dict[str, Any]:
@@ -53,13 +56,91 @@ def test_markdown(two: tuple[str, str]) -> None:
 
 def test_table_and_json(two: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     report = build_report(list(two))
-    console = Console(width=120, record=True, quiet=True)
     print_report(report, console=Console(width=120))
     shown = capsys.readouterr().out
     assert "75.00 ± 1.00" in shown and "majority" in shown and two[0] in shown
-    console.print(as_table(report))
     print_report(report, "json")
-    assert json.loads(capsys.readouterr().out)["runs"][1]["values"] == [50.0, 25.0, 100.0]
+    content = json.loads(capsys.readouterr().out)
+    assert content["runs"][1]["values"] == [50.0, 25.0, 100.0]
+    assert content["runs"][1]["stderrs"] == [1.0, None, None]
+    # 50 ± 1.959964 x 1
+    assert content["runs"][1]["intervals"][0] == pytest.approx([48.040036, 51.959964])
+    assert (content["columns"], content["counts"]) == (["total", "yes/no", "lenient"], [8, 4, 8])
+    assert content["baselines"][0]["label"] == "majority"
+
+
+def test_csv_has_every_standard_error(two: tuple[str, str]) -> None:
+    assert draw_report(build_report([f"a, b={two[0]}"]), "csv").splitlines() == [
+        "label,kind,source,total,total_stderr,yes/no,yes/no_stderr,lenient,lenient_stderr,notes",
+        '"a, b",run,,75.0,1.0,37.5,,100.0,,',
+        "majority,baseline,,25.0,1.0,12.5,,100.0,,",
+    ]
+
+
+def test_a_maximum_other_than_100(tmp_path: Path) -> None:
+    """MME: 0.75 of 2000, with one subtask of 200; without a maximum it is percent (the tests above)."""
+    file = tmp_path / "scores.json"
+    cells = {
+        "total": {"value": 0.75, "stderr": 0.01, "n": 2374, "maximum": 2000.0},
+        "groups": {"OCR": {"value": 0.5, "stderr": None, "n": 40, "maximum": 200.0}},
+    }
+    file.write_text(json.dumps({**scores(0.5, name="mme", metric="perception", extra={}, baselines={}), **cells}))
+    assert as_markdown(build_report([f"m={file}"])).splitlines() == [
+        "mme: perception ± standard error, 2374 questions",
+        "",
+        "| answers by | total (n = 2374, of 2000) | OCR (n = 40, of 200) |",
+        "|---|---:|---:|",
+        "| m | 1500.00 ± 20.00 | 100.00 |",
+    ]
+
+
+@pytest.mark.parametrize("width", [110, 70, 50, 36])
+def test_narrow_terminals_lose_no_figure(width: int, two: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    labels = [f"a rather long label {number}" for number in range(4)]
+    report = build_report([f"{label}={two[number % 2]}" for number, label in enumerate(labels)])
+    print_report(report, console=Console(width=width))
+    shown = capsys.readouterr().out
+    assert shown.count("75.00") == 2 and shown.count("37.50") == 2 and shown.count("± 1.00") == 5
+    assert max(map(len, shown.splitlines())) <= width
+
+
+def test_folders(two: tuple[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "evaluation" / "easy_vqa").mkdir(parents=True)
+    Path(two[0]).rename(run / "evaluation" / "easy_vqa" / "scores.json")
+    for folder in (run, run / "evaluation", run / "evaluation" / "easy_vqa"):
+        assert [row.label for row in build_report([str(folder)]).runs] == [str(folder)]
+        assert [row.label for row in build_report([f"mine={folder}"]).runs] == ["mine"]
+    (run / "evaluation" / "scores.json").write_text(json.dumps(scores(0.5)))  # nothing beside it is passed over
+    assert len(build_report([str(run)]).runs) == len(build_report([str(run / "evaluation")]).runs) == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: holds no scores\.json.*evaluate run"):
+        build_report([str(tmp_path / "empty")])
+
+
+def test_another_judge_is_a_footnote_and_another_edition_refused(tmp_path: Path) -> None:
+    files = []
+    for name, judge in (("a", "gpt-4-0613"), ("b", "gpt-4-0613"), ("c", "other")):
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(scores(0.5, name="mmvet", metric=f"MM-Vet score ({judge})", baselines={})))
+    text = as_markdown(build_report([f"{file.stem}={file}" for file in files]))
+    assert "| b | 50.00 ± 1.00 |" in text and "| c | 50.00<sup>a</sup> ± 1.00 |" in text
+    assert text.endswith("- <sup>a</sup> MM-Vet score (other)\n")
+    for file, digest in ((files[0], "0" * 64), (files[1], "1" * 64)):
+        file.write_text(json.dumps(scores(0.5, manifest={"benchmark": {"data_sha256": digest}})))
+    with pytest.raises(UserError, match=r"b\.json: its easy_vqa holds other questions than that of .*a\.json"):
+        build_report([str(file) for file in files[:2]])
+
+
+def test_out_and_plot(two: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, plot = tmp_path / "new" / "table.md", tmp_path / "plot.png"
+    assert main(["evaluate", "report", f"$a_b$={two[0]}", two[1], "--out", str(table), "--plot", str(plot)]) == 0
+    assert capsys.readouterr().out == f"table: {table}\nplot: {plot}\n"
+    assert table.read_text() == as_markdown(build_report([f"$a_b$={two[0]}", two[1]]))
+    with Image.open(plot) as picture:
+        assert picture.format == "PNG" and picture.width > 600
+    assert main(["evaluate", "report", *two, "--out", str(tmp_path / "table.txt")]) == 0
+    assert "75.00 ± 1.00" in (tmp_path / "table.txt").read_text()
 
 
 def test_labels_from_the_manifest() -> None:
@@ -100,6 +181,9 @@ CELL = {"value": 0.5, "stderr": None, "n": 8}
         ({"total": {**CELL, "value": "0.5"}}, "total"),
         ({"total": {**CELL, "stderr": "0.1"}}, "total"),
         ({"total": {**CELL, "n": None}}, "total"),
+        ({"total": {**CELL, "maximum": None}}, "total"),
+        ({"server_score": 48.4}, "server_score"),
+        ({"benchmark": 1, "data_sha256": 2}, "benchmark, data_sha256"),
         ({"groups": ["yes/no"]}, "groups"),
         ({"groups": {"yes/no": 0.5}}, "groups.yes/no"),
         ({"extra": None}, "extra"),

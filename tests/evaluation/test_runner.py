@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llava_teamlora.checkpoint import Loaded, load_model
-from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation import runner
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
-from llava_teamlora.evaluation.commands.predict import default_out
-from llava_teamlora.evaluation.runner import Plan, evaluate, predict
+from llava_teamlora.evaluation.prediction.batches import make_batches
+from llava_teamlora.evaluation.runner import ModelAnswerer, Plan, evaluate, predict
 from llava_teamlora.evaluation.scoring import score
 from llava_teamlora.generation import Decoding, Generator
 from llava_teamlora.machine import peak_memory_mib
@@ -32,6 +31,11 @@ def loaded(tiny: str) -> Loaded:
 
 
 @pytest.fixture
+def model(loaded: Loaded) -> ModelAnswerer:
+    return ModelAnswerer(loaded)
+
+
+@pytest.fixture
 def plan(tmp_path: Path, root: Path) -> Plan:
     return Plan(tmp_path / "out", batch_size=3, data_root=root)
 
@@ -40,65 +44,125 @@ def read(plan: Plan, name: str = "predictions.jsonl") -> str:
     return (plan.out / name).read_text()
 
 
-def test_predictions_are_llavas_answers_with_a_key(loaded: Loaded, plan: Plan) -> None:
-    path = predict(BENCH, loaded, SHORT, plan)
+def test_predictions_are_llavas_answers_with_a_key(model: ModelAnswerer, plan: Plan) -> None:
+    path = predict(BENCH, model, SHORT, plan)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == len({row["key"] for row in rows}) == 8
+    assert [row["key"] for row in rows] == [f"test/{i}" for i in range(8)]  # the benchmark's order
     assert list(rows[0]) == ["question_id", "prompt", "text", "answer_id", "model_id", "metadata", "key"]
     assert len({row["answer_id"] for row in rows}) == 8
-    lengths = [len(row["prompt"]) for row in rows]
-    assert lengths[0] == max(lengths)
-    pictures = [row["metadata"]["picture"] for row in rows]
-    assert sum(a != b for a, b in zip(pictures, pictures[1:], strict=False)) == 2  # side by side
+    assert sorted(file.name for file in plan.out.iterdir()) == ["manifest.json", "predictions.jsonl"]
+
+
+def test_the_manifest_says_how_answers_were_made_and_what_they_cost(model: ModelAnswerer, plan: Plan) -> None:
+    rows = [json.loads(line) for line in predict(BENCH, model, SHORT, plan).read_text().splitlines()]
     manifest = json.loads(read(plan, "manifest.json"))
-    assert manifest["cost"]["answered"] == 8 and manifest["cost"]["predict_seconds"] > 0
-    assert 50 < manifest["cost"]["peak_mem_mib"] <= peak_memory_mib()
-    assert manifest["decoding"]["max_new_tokens"] == 4 and len(manifest["benchmark"]["data_sha256"]) == 64
+    assert manifest["first_prompt"] == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: <image>\nwhat shape is it? ASSISTANT:"
+    )
+    assert manifest["decoding"] == {
+        "mode": "fast", "answer_by": "generation", "max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0,
+        "num_beams": 1, "seed": 0,
+    }  # fmt: skip
+    assert (manifest["batch_size"], manifest["processes"]) == (3, 1)
+    assert len(manifest["benchmark"]["data_sha256"]) == 64
+    cost = manifest["cost"]
+    tokens = [len(model.generator.tokenizer(row["text"], add_special_tokens=False).input_ids) for row in rows]
+    assert cost["answered"] == 8 and cost["generated_tokens"] == sum(tokens)
+    assert cost["cut_short"] == sum(count == 4 for count in tokens)
+    assert cost["pictures_decoded"] == 5  # in batches of three questions: 2 2 1 | 1 1 0 | 0 0, so 2 + 2 + 1
+    assert cost["predict_seconds"] > 0 and cost["questions_per_second"] > 0 and cost["tokens_per_second"] > 0
+    assert 50 < cost["peak_mem_mib"] <= peak_memory_mib()
 
 
-def test_batched_predictions_equal_single_ones(loaded: Loaded, plan: Plan, tmp_path: Path) -> None:
-    single = replace(plan, out=tmp_path / "single", batch_size=1)
-    predict(BENCH, loaded, SHORT, plan)
-    predict(BENCH, loaded, SHORT, single)
-    assert read(plan) == read(single)
+def test_batches_are_longest_first_with_a_pictures_questions_together(root: Path) -> None:
+    samples = BENCH.load(root)
+    blind = [replace(sample, key=f"blind/{i}", image=None) for i, sample in enumerate(samples[:2])]
+    batches = make_batches([*blind, *samples], 3)
+    assert [len(batch) for batch in batches] == [3, 3, 2, 2]
+    assert [sample.key for sample in batches[3]] == ["blind/0", "blind/1"]  # never with those that have a picture
+    pictured = [sample for batch in batches[:3] for sample in batch]
+    assert pictured[0].key == "test/7"  # "is it not there at all?" is the longest question
+    pictures = [sample.image for sample in pictured]
+    assert sum(a != b for a, b in zip(pictures, pictures[1:], strict=False)) == 2  # side by side
+
+
+def test_batched_predictions_equal_those_of_paper_mode(model: ModelAnswerer, plan: Plan, tmp_path: Path) -> None:
+    paper = replace(plan, out=tmp_path / "paper", batch_size=None, mode="paper")
+    theirs = replace(SHORT, max_new_tokens=BENCH.max_new_tokens)
+    predict(BENCH, model, theirs, plan)
+    predict(BENCH, model, theirs, paper)
+    assert read(plan) == read(paper)
+    manifest = json.loads(read(paper, "manifest.json"))
+    assert (manifest["batch_size"], manifest["decoding"]["mode"]) == (1, "paper")
+    with pytest.raises(UserError, match="decoding.mode was paper, is fast"):
+        predict(BENCH, model, theirs, replace(paper, mode="fast"))
+
+
+@pytest.mark.parametrize(
+    ("decoding", "changes", "message"),
+    [
+        (Decoding(5), {}, r"--max_new_tokens 5 is not what LLaVA allows easy_vqa \(16\)"),
+        (Decoding(16, temperature=0.2), {}, "--mode paper is greedy"),
+        (Decoding(16, num_beams=2), {}, "--mode paper is greedy"),
+        (Decoding(16), {"batch_size": 3}, "--batch_size 3 is for --mode fast"),
+    ],
+)
+def test_paper_mode_is_llavas_own_way(
+    decoding: Decoding, changes: dict[str, Any], message: str, model: ModelAnswerer, plan: Plan
+) -> None:
+    with pytest.raises(UserError, match=message):
+        predict(BENCH, model, decoding, replace(plan, **{"mode": "paper", "batch_size": None, **changes}))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1, 700, -1, -40])
-def test_resume_after_a_kill_equals_the_straight_run(loaded: Loaded, plan: Plan, kept_bytes: int) -> None:
-    straight = predict(BENCH, loaded, SHORT, plan).read_bytes()
+def test_resume_after_a_kill_equals_the_straight_run(model: ModelAnswerer, plan: Plan, kept_bytes: int) -> None:
+    """What a kill leaves: a process's own file, ending anywhere."""
+    straight = predict(BENCH, model, SHORT, plan).read_bytes()
     path = plan.out / "predictions.jsonl"
-    path.write_bytes(straight[:kept_bytes])
-    assert predict(BENCH, loaded, SHORT, plan).read_bytes() == straight
+    (plan.out / "predictions.rank-0.jsonl").write_bytes(straight[:kept_bytes])
+    path.unlink()
+    assert predict(BENCH, model, SHORT, plan).read_bytes() == straight
 
 
-def test_resume_after_an_error_goes_on(loaded: Loaded, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = runner._answer
+def test_a_kill_between_merging_and_clearing_up_does_no_harm(model: ModelAnswerer, plan: Plan) -> None:
+    straight = predict(BENCH, model, SHORT, plan).read_bytes()
+    (plan.out / "predictions.rank-0.jsonl").write_bytes(straight[:700])
+    predict(BENCH, model, SHORT, plan)
+    assert sorted(file.name for file in plan.out.iterdir()) == ["manifest.json", "predictions.jsonl"]
+    assert (plan.out / "predictions.jsonl").read_bytes() == straight
+
+
+def test_resume_after_an_interruption_goes_on(
+    model: ModelAnswerer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = model._answers
     calls: list[int] = []
 
-    def second_fails(*arguments: Any) -> list[str]:
-        calls.append(len(arguments[2]))
+    def second_fails(*arguments: Any) -> Any:
+        calls.append(len(arguments[0]))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return answer(*arguments)
+        return answers(*arguments)
 
-    monkeypatch.setattr(runner, "_answer", second_fails)
+    monkeypatch.setattr(model, "_answers", second_fails)
     with pytest.raises(KeyboardInterrupt):
-        predict(BENCH, loaded, SHORT, plan)
-    assert read(plan).count("\n") == 3
+        predict(BENCH, model, SHORT, plan)
+    assert read(plan, "predictions.rank-0.jsonl").count("\n") == 3
     assert json.loads(read(plan, "manifest.json"))["cost"]["answered"] == 3
-    predict(BENCH, loaded, SHORT, plan)
+    predict(BENCH, model, SHORT, plan)
     assert calls == [3, 3, 3, 2]  # the first batch is not answered again
     assert json.loads(read(plan, "manifest.json"))["cost"]["answered"] == 8
     monkeypatch.undo()
     before = read(plan)
-    predict(BENCH, loaded, SHORT, replace(plan, overwrite=True))
+    predict(BENCH, model, SHORT, replace(plan, overwrite=True))
     assert read(plan) == before
 
 
-def test_nothing_is_answered_twice(loaded: Loaded, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    predict(BENCH, loaded, SHORT, plan)
+def test_nothing_is_answered_twice(model: ModelAnswerer, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict(BENCH, model, SHORT, plan)
     monkeypatch.setattr(Generator, "generate", None)
-    evaluate(BENCH, loaded, SHORT, plan)
+    evaluate(BENCH, model, SHORT, plan)
 
 
 def change_model(loaded: Loaded) -> tuple[Loaded, Decoding]:
@@ -119,53 +183,53 @@ def change_decoding(loaded: Loaded) -> tuple[Loaded, Decoding]:
 def test_another_run_is_not_continued(
     change: Callable[[Loaded], tuple[Loaded, Decoding]], message: str, loaded: Loaded, plan: Plan
 ) -> None:
-    predict(BENCH, loaded, SHORT, plan)
+    predict(BENCH, ModelAnswerer(loaded), SHORT, plan)
     before = read(plan)
-    model, decoding = change(loaded)
+    other, decoding = change(loaded)
     with pytest.raises(UserError, match=f"holds answers made otherwise .*{re.escape(message)}.*--overwrite"):
-        predict(BENCH, model, decoding, plan)
+        predict(BENCH, ModelAnswerer(other), decoding, plan)
     assert read(plan) == before
-    predict(BENCH, model, decoding, replace(plan, overwrite=True))
+    predict(BENCH, ModelAnswerer(other), decoding, replace(plan, overwrite=True))
 
 
 def test_a_moved_model_and_another_batch_size_are_continued(loaded: Loaded, plan: Plan) -> None:
-    predict(BENCH, loaded, SHORT, plan)
+    predict(BENCH, ModelAnswerer(loaded), SHORT, plan)
     moved = replace(loaded, manifest={**loaded.manifest, "model": "elsewhere", "device": "tpu"})
-    predict(BENCH, moved, SHORT, replace(plan, batch_size=2))
+    predict(BENCH, ModelAnswerer(moved), SHORT, replace(plan, batch_size=2))
 
 
-def test_other_data_is_not_continued(loaded: Loaded, plan: Plan, root: Path) -> None:
-    predict(BENCH, loaded, SHORT, plan)
-    questions = root / "test" / "questions.json"
+def test_other_data_is_not_continued(model: ModelAnswerer, plan: Plan, root: Path) -> None:
+    predict(BENCH, model, SHORT, plan)
+    questions = root / "easy-vqa" / "test" / "questions.json"
     questions.write_text(questions.read_text().replace("blue", "teal"))
     with pytest.raises(UserError, match="benchmark.data_sha256 was"):
-        predict(BENCH, loaded, SHORT, plan)
+        predict(BENCH, model, SHORT, plan)
 
 
-def test_answers_of_unknown_origin_are_not_continued(loaded: Loaded, plan: Plan) -> None:
+def test_answers_of_unknown_origin_are_not_continued(model: ModelAnswerer, plan: Plan) -> None:
     plan.out.mkdir()
     (plan.out / "predictions.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"no manifest\.json says whose"):
-        predict(BENCH, loaded, SHORT, plan)
+        predict(BENCH, model, SHORT, plan)
 
 
-def test_a_limit_makes_partial_scores(loaded: Loaded, plan: Plan) -> None:
-    content = evaluate(BENCH, loaded, SHORT, replace(plan, limit=4))
+def test_a_limit_makes_partial_scores(model: ModelAnswerer, plan: Plan) -> None:
+    content = evaluate(BENCH, model, SHORT, replace(plan, limit=4))
     assert content["name"] == "easy_vqa [partial: 4 of 8]" and content["manifest"]["cost"]["answered"] == 4
     assert {json.loads(line)["question_id"] for line in read(plan).splitlines()} == {0, 1, 2, 3}
-    content = evaluate(BENCH, loaded, SHORT, plan)
+    content = evaluate(BENCH, model, SHORT, plan)
     assert content["name"] == "easy_vqa" and content["manifest"]["cost"]["answered"] == 8
 
 
-def test_a_smaller_limit_scores_only_what_it_asks_for(loaded: Loaded, plan: Plan) -> None:
-    evaluate(BENCH, loaded, SHORT, plan)
+def test_a_smaller_limit_scores_only_what_it_asks_for(model: ModelAnswerer, plan: Plan) -> None:
+    evaluate(BENCH, model, SHORT, plan)
     before = read(plan)
-    content = evaluate(BENCH, loaded, SHORT, replace(plan, limit=4))
+    content = evaluate(BENCH, model, SHORT, replace(plan, limit=4))
     assert content["name"] == "easy_vqa [partial: 4 of 8]" and content["total"]["n"] == 4
     scored = [json.loads(line)["key"] for line in read(plan, "scores.rows.jsonl").splitlines()]
     assert scored == ["test/0", "test/1", "test/2", "test/3"]
     assert read(plan) == before
-    evaluate(BENCH, loaded, SHORT, plan)
+    evaluate(BENCH, model, SHORT, plan)
     assert json.loads(read(plan, "scores.json"))["name"] == "easy_vqa"
 
 
@@ -181,73 +245,53 @@ def break_manifest(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
         (break_manifest(decoding=None), "decoding"),
         (break_manifest(cost=None), "cost"),
         (break_manifest(cost={"answered": 8}), "cost"),
-        (break_manifest(cost={"answered": 8, "predict_seconds": "9", "peak_mem_mib": None}), "cost"),
+        (lambda manifest: {**manifest, "cost": {**manifest["cost"], "predict_seconds": "9"}}, "cost"),
     ],
 )
 def test_a_foreign_manifest_is_not_continued(
-    change: Callable[[dict[str, Any]], dict[str, Any]], part: str, loaded: Loaded, plan: Plan
+    change: Callable[[dict[str, Any]], dict[str, Any]], part: str, model: ModelAnswerer, plan: Plan
 ) -> None:
-    predict(BENCH, loaded, SHORT, plan)
+    predict(BENCH, model, SHORT, plan)
     path = plan.out / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     before = path.read_text()
     message = rf"^[^\n]*manifest\.json: is not a manifest of this version \({part} missing [^\n]*--overwrite[^\n]*$"
     with pytest.raises(UserError, match=message):
-        predict(BENCH, loaded, SHORT, plan)
+        predict(BENCH, model, SHORT, plan)
     assert path.read_text() == before
-    predict(BENCH, loaded, SHORT, replace(plan, overwrite=True))
+    predict(BENCH, model, SHORT, replace(plan, overwrite=True))
 
 
-def test_answers_that_are_no_text_are_refused_and_kept(loaded: Loaded, plan: Plan) -> None:
-    path = predict(BENCH, loaded, SHORT, plan)
+def test_answers_that_are_no_text_are_refused_and_kept(model: ModelAnswerer, plan: Plan) -> None:
+    path = predict(BENCH, model, SHORT, plan)
     path.write_bytes(path.read_bytes() + b'{"key": "caf\xe9"}\ntorn')
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"predictions\.jsonl: is not UTF-8 text \(.*\); use --overwrite"):
-        predict(BENCH, loaded, SHORT, plan)
-    with pytest.raises(UserError, match=r"predictions\.jsonl: is not UTF-8 text \(.*\); save it as UTF-8"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl, line 9: is not UTF-8 text \(.*\); use --overwrite"):
+        predict(BENCH, model, SHORT, plan)
+    with pytest.raises(UserError, match=r"predictions\.jsonl, line 9: is not UTF-8 text \(.*\); save it as UTF-8"):
         score(BENCH, path, plan.out / "scores.json", data_root=plan.data_root)
     assert path.read_bytes() == before
 
 
-def test_a_missing_picture_is_named(loaded: Loaded, plan: Plan, root: Path) -> None:
-    (root / "test" / "images" / "2.png").unlink()
+def test_a_missing_picture_is_named(model: ModelAnswerer, plan: Plan, root: Path) -> None:
+    (root / "easy-vqa" / "test" / "images" / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png: no such picture"):
-        predict(BENCH, loaded, SHORT, plan)
+        predict(BENCH, model, SHORT, plan)
 
 
-def test_the_commands(tiny: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    arguments = ["easy_vqa", "--model", tiny, "--data_root", str(root), "--device", "cpu", "--out", str(out)]
-    assert main(["evaluate", "run", *arguments, "--max_new_tokens", "4"]) == 0
-    shown = capsys.readouterr()
-    assert "question-only" in shown.out and "Loading weights" not in shown.err
-    scores = (out / "scores.json").read_text()
-    (out / "scores.json").unlink()
-    answers = ["--answers", str(out / "predictions.jsonl"), "--data_root", str(root)]
-    assert main(["evaluate", "score", "easy_vqa", *answers]) == 0
-    assert (out / "scores.json").read_text() == scores
-    assert main(["evaluate", "report", f"base={out / 'scores.json'}", "--format", "md"]) == 0
-    assert "| base |" in capsys.readouterr().out
-    assert main(["evaluate", "predict", *arguments, "--max_new_tokens", "5"]) == 1
-    assert "decoding.max_new_tokens was 4, is 5" in capsys.readouterr().err
+def test_a_prompt_too_long_is_named(model: ModelAnswerer, plan: Plan, root: Path) -> None:
+    questions = root / "easy-vqa" / "test" / "questions.json"
+    questions.write_text(questions.read_text().replace("what color is it?", "what color is it " * 600, 1))
+    with pytest.raises(UserError, match=r"^test/2: the prompt has \d+ tokens, pictures included, but .* positions"):
+        predict(BENCH, model, SHORT, plan)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["easy_vqq"], "did you mean 'easy_vqa'"),
-        (["easy_vqa", "--limit", "0"], "--limit 0 must be at least 1"),
-        (["easy_vqa", "--batch_size", "0"], "--batch_size 0 must be at least 1"),
-        (["easy_vqa", "--top_p", "2"], "--top_p 2.0 must be"),
-        (["easy_vqa"], "nowhere"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "run", *flags, "--model", "nowhere"]) == 1
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("error: ") and message in said and "\n" not in said
+def test_memory_that_does_not_suffice_is_told(
+    model: ModelAnswerer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-
-def test_default_folders() -> None:
-    assert default_out("run", "runs/x", "easy_vqa") == Path("runs/x/evaluation/easy_vqa")
-    assert default_out("base", "playground/tiny", "easy_vqa") == Path("runs/base-evaluation/tiny/easy_vqa")
+    monkeypatch.setattr(model.generator, "generate", full)
+    with pytest.raises(UserError, match=r"--batch_size 3 does not fit into the device's memory \(CUDA .* 2 GiB\.\)"):
+        predict(BENCH, model, SHORT, plan)

@@ -1,19 +1,22 @@
-"""Answers file -> scores: golden figures, refusals, LLaVA's own files, and no torch."""
+"""Answers file -> scores: golden figures, refusals, what is recorded, and no torch. Joining: test_answers_files.py."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.answers import data_sha256, write_json
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
-from llava_teamlora.evaluation.scoring import rows_path, score
+from llava_teamlora.evaluation.scoring import export, rows_path, score
+from llava_teamlora.evaluation.types import Benchmark, Sample
 
 BENCH = EasyVqa()
 TEXTS = ["Circle.", "no", " red", "rectangle", "no", "No.", "red", "not at all"]
@@ -36,81 +39,35 @@ def test_scores_and_rows(root: Path, write_answers: Callable[..., Path], tmp_pat
     assert [row["score"] for row in rows] == [1, 0, 1, 1, 1, 1, 0, 0]
     assert rows[0] | {"image": None} == {
         "key": "test/0",
+        "question_id": 0,
         "group": "shape",
+        "cluster": "0",
         "image": None,
         "prompt": "what shape is it?",
         "text": "Circle.",
         "parsed": "circle",
         "targets": ["circle"],
+        "choices": [],
         "score": 1.0,
-        "lenient": 1.0,
+        "extra": {"lenient": 1.0},
+        "metadata": {"picture": 0},
     }
+    answers = Path(content["answers"])
+    assert content["answers_sha256"] == hashlib.sha256(answers.read_bytes()).hexdigest()
+    assert content["data_root"] == str(root) and len(content["data_sha256"]) == 64 and content["grades"] is None
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
 
 
 def test_order_of_answers_is_of_no_account(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
     straight = score(BENCH, write_answers(TEXTS), tmp_path / "a.json", data_root=root)
     turned = score(BENCH, write_answers(TEXTS, list.reverse), tmp_path / "b.json", data_root=root)
+    assert straight.pop("answers_sha256") != turned.pop("answers_sha256")
     assert straight == turned
     assert rows_path(tmp_path / "a.json").read_text() == rows_path(tmp_path / "b.json").read_text()
 
 
-def test_llavas_answers_file_without_keys(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
-    def strip(rows: Rows) -> None:
-        for row in rows:
-            del row["key"]
-
-    answers = write_answers(TEXTS, strip)
-    assert score(BENCH, answers, tmp_path / "s.json", data_root=root)["total"]["value"] == 5 / 8
-
-
 def drop(rows: Rows) -> None:
     del rows[1:6]
-
-
-def repeat(rows: Rows) -> None:
-    rows += [rows[2], rows[3]]
-
-
-def invent(rows: Rows) -> None:
-    rows.append(rows[0] | {"key": "test/99"})
-
-
-def other_question(rows: Rows) -> None:
-    rows[4]["prompt"] = "is it blue?"
-
-
-def number_for_text(rows: Rows) -> None:
-    rows[1]["text"] = 5
-
-
-def nothing_to_join_on(rows: Rows) -> None:
-    del rows[0]["key"], rows[0]["question_id"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (drop, r"5 missing \(test/1, test/2, test/3, …\) of 8 answers; --partial scores what is there"),
-        (repeat, r"2 duplicate \(test/2, test/3\) of 8"),
-        (invent, r"1 unknown \(test/99\) of 8"),
-        (lambda rows: (drop(rows), invent(rows)), r"1 unknown \(test/99\), 5 missing"),
-        (other_question, r"1 answers are to other prompts .*line 5: 'is it blue\?' is not 'is it red\?'"),
-        (number_for_text, r"line 2: 'text' must be a string, found 5"),
-        (nothing_to_join_on, "line 1: has neither 'key' nor 'question_id'"),
-    ],
-)
-def test_refusals(
-    change: Callable[[Rows], object],
-    message: str,
-    root: Path,
-    write_answers: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
-    out = tmp_path / "scores.json"
-    with pytest.raises(UserError, match=message):
-        score(BENCH, write_answers(TEXTS, change), out, data_root=root)
-    assert not out.exists()
 
 
 def test_partial_says_so(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
@@ -118,8 +75,105 @@ def test_partial_says_so(root: Path, write_answers: Callable[..., Path], tmp_pat
     assert content["name"] == "easy_vqa [partial: 3 of 8]"
     assert content["total"]["value"] == pytest.approx(1 / 3)
     assert content["baselines"]["majority"]["total"]["n"] == 3
-    with pytest.raises(UserError, match="2 duplicate"):
-        score(BENCH, write_answers(TEXTS, repeat), tmp_path / "s.json", partial=True, data_root=root)
+
+
+def test_a_limit_lets_the_other_answers_be(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    content = score(BENCH, write_answers(TEXTS), tmp_path / "s.json", limit=4, data_root=root)
+    assert content["name"] == "easy_vqa [partial: 4 of 8]"
+    assert (content["total"]["value"], content["total"]["n"]) == (3 / 4, 4)
+    few = write_answers(TEXTS, drop)  # rows 0, 6 and 7 remain
+    assert score(BENCH, few, tmp_path / "s.json", limit=1, data_root=root)["total"]["value"] == 1
+    with pytest.raises(UserError, match=r"1 missing \(50.0% of 2; test/1\)"):
+        score(BENCH, few, tmp_path / "s.json", limit=2, data_root=root)
+    with pytest.raises(UserError, match="--limit 0 must be at least 1"):
+        score(BENCH, few, tmp_path / "s.json", limit=0, data_root=root)
+
+
+def manifest(answers: Path, **parts: Any) -> None:
+    (answers.parent / "manifest.json").write_text(json.dumps(parts))
+
+
+def test_answers_of_another_edition_are_refused(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    """The prompts are the same, so only the manifest can tell that an accepted answer has changed since."""
+    answers = write_answers(TEXTS)
+    manifest(answers, benchmark={"name": "easy_vqa", "data_sha256": data_sha256(BENCH.load(root))})
+    assert score(BENCH, answers, tmp_path / "s.json", data_root=root)["manifest"]["benchmark"]["name"] == "easy_vqa"
+    questions = root / "easy-vqa" / "test" / "questions.json"
+    questions.write_text(questions.read_text().replace('"rectangle"', '"circle"'))
+    with pytest.raises(UserError, match=r"manifest\.json: .* another edition of easy_vqa's data .*--data_root"):
+        score(BENCH, answers, tmp_path / "t.json", data_root=root)
+    manifest(answers, benchmark={"name": "pope", "data_sha256": "0" * 64})
+    with pytest.raises(UserError, match="are to 'pope', not to 'easy_vqa'"):
+        score(BENCH, answers, tmp_path / "t.json", data_root=root)
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_likelihood_is_named(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    answers = write_answers(TEXTS, drop)
+    manifest(answers, decoding={"answer_by": "likelihood"})
+    content = score(BENCH, answers, tmp_path / "s.json", partial=True, data_root=root)
+    assert content["name"] == "easy_vqa [partial: 3 of 8] [likelihood]"
+
+
+class Served(EasyVqa):
+    name = "served"
+    server = "upload it at example.org"
+
+
+class Judged(EasyVqa):
+    name = "judged"
+    judged = True
+
+    def with_grades(self, grades: Path) -> Benchmark:
+        graded = EasyVqa()
+        graded.metric = f"accuracy ({grades.read_text()})"
+        return graded
+
+
+def test_what_only_a_server_can_score(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluate export served --answers FILE --out DIR, then: upload it at"):
+        score(Served(), write_answers(TEXTS), tmp_path / "s.json", data_root=root)
+
+
+def test_what_a_judge_grades(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    answers, grades = write_answers(TEXTS), tmp_path / "grades.json"
+    with pytest.raises(UserError, match="evaluate grade judged .*--grades FILE"):
+        score(Judged(), answers, tmp_path / "s.json", data_root=root)
+    grades.write_text("gpt")
+    content = score(Judged(), answers, tmp_path / "s.json", data_root=root, grades=grades)
+    assert content["metric"] == "accuracy (gpt)"
+    assert content["grades"] == {"path": str(grades), "sha256": hashlib.sha256(b"gpt").hexdigest()}
+    with pytest.raises(UserError, match="easy_vqa: is scored without a judge; drop --grades"):
+        score(BENCH, answers, tmp_path / "s.json", data_root=root, grades=grades)
+
+
+def test_export_gets_all_answers_in_the_benchmarks_order(
+    root: Path, write_answers: Callable[..., Path], tmp_path: Path
+) -> None:
+    class Exporting(EasyVqa):
+        def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+            write_json(out / "upload.json", {s.key: text for s, text in zip(samples, texts, strict=True)})
+            return [out / "upload.json"]
+
+    files = export(Exporting(), write_answers(TEXTS, list.reverse), tmp_path / "new", root)
+    assert files == [tmp_path / "new" / "upload.json"]
+    assert list(json.loads(files[0].read_text()).values()) == TEXTS
+    with pytest.raises(UserError, match="5 missing"):
+        export(Exporting(), write_answers(TEXTS, drop), tmp_path / "other", root)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="no official tool takes a file"):
+        export(BENCH, write_answers(TEXTS), tmp_path / "other", root)
+
+
+@pytest.mark.parametrize("out", ["predictions.jsonl", "predictions.rows.jsonl"])
+def test_answers_are_not_overwritten(root: Path, write_answers: Callable[..., Path], out: str) -> None:
+    answers = write_answers(TEXTS)
+    if out != answers.name:  # the rows' file, not the scores, would take its place
+        answers = answers.rename(answers.with_name("predictions.rows.rows.jsonl"))
+    before = answers.read_bytes()
+    with pytest.raises(UserError, match="would be overwritten by the scores"):
+        score(BENCH, answers, answers.with_name(out), data_root=root)
+    assert answers.read_bytes() == before
 
 
 def test_broken_files(root: Path, tmp_path: Path) -> None:

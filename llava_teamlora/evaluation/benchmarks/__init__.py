@@ -4,10 +4,47 @@ from __future__ import annotations
 
 from llava_teamlora.errors import UserError, nearest
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
+from llava_teamlora.evaluation.benchmarks.gqa import Gqa
+from llava_teamlora.evaluation.benchmarks.llava_bench import LlavaBench
+from llava_teamlora.evaluation.benchmarks.mmbench import (
+    MMBENCH,
+    MMBENCH_CN,
+    MMBENCH_CN_LLAVA,
+    MMBENCH_CN_TEST,
+    MMBENCH_LLAVA,
+    MMBENCH_TEST,
+)
+from llava_teamlora.evaluation.benchmarks.mme import Mme
+from llava_teamlora.evaluation.benchmarks.mmvet import MmVet
+from llava_teamlora.evaluation.benchmarks.pope import Pope
+from llava_teamlora.evaluation.benchmarks.seed import SEED, SEED_IMAGE
+from llava_teamlora.evaluation.benchmarks.sqa import ScienceQa
+from llava_teamlora.evaluation.benchmarks.textvqa import TextVqa
+from llava_teamlora.evaluation.benchmarks.vizwiz import VizWizTest, VizWizVal
+from llava_teamlora.evaluation.benchmarks.vqav2 import VqaV2TestDev, VqaV2Val
 from llava_teamlora.evaluation.types import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     "easy_vqa": EasyVqa(),
+    "mme": Mme(),
+    "mmbench": MMBENCH,
+    "mmbench_cn": MMBENCH_CN,
+    "mmbench_llava": MMBENCH_LLAVA,
+    "mmbench_cn_llava": MMBENCH_CN_LLAVA,
+    "mmbench_test": MMBENCH_TEST,
+    "mmbench_cn_test": MMBENCH_CN_TEST,
+    "seed": SEED,
+    "seed_image": SEED_IMAGE,
+    "pope": Pope(),
+    "sqa": ScienceQa(),
+    "textvqa": TextVqa(),
+    "vizwiz": VizWizTest(),
+    "vizwiz_val": VizWizVal(),
+    "vqav2": VqaV2TestDev(),
+    "vqav2_val": VqaV2Val(),
+    "gqa": Gqa(),
+    "mmvet": MmVet(),
+    "llava_bench": LlavaBench(),
 }
 
 

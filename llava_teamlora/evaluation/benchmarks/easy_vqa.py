@@ -18,7 +18,7 @@ from typing import Literal
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.metrics import grouped_mean
-from llava_teamlora.evaluation.types import Baseline, Benchmark, Sample, Scores, Verdict
+from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Scores, Verdict
 
 _GROUPS = {
     "yes/no": ("yes", "no"),
@@ -37,6 +37,15 @@ def default_root() -> Path:
     if spec is None or spec.origin is None:
         raise UserError("easy_vqa: the package with the pictures is not installed; pip install easy-vqa==1.0")
     return Path(spec.origin).parent / "data"
+
+
+def folder_of(data_root: Path | None) -> Path:
+    """``easy-vqa`` under a folder of benchmarks, laid out as the package's data; without one, the package's own.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    return default_root() if data_root is None else data_root / "easy-vqa"
 
 
 def image_folder(split: Literal["train", "test"], root: Path | None = None) -> Path:
@@ -83,7 +92,7 @@ class EasyVqa(Benchmark):
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         """The test split. A key is ``test/<row>``."""
-        root = data_root or default_root()
+        root = folder_of(data_root)
         return [
             Sample(
                 key=f"test/{row}",
@@ -113,9 +122,19 @@ class EasyVqa(Benchmark):
         """Accuracy, standard errors clustered by picture."""
         return grouped_mean(samples, verdicts, self.groups)
 
+    def needs(self, data_root: Path | None = None) -> list[Need]:
+        """Questions of both splits, and the test pictures."""
+        root = folder_of(data_root)
+        source = "the package easy-vqa 1.0 (pip install easy-vqa==1.0), its data folder"
+        return [
+            Need(root / "test" / "questions.json", "the questions", source),
+            Need(root / "train" / "questions.json", "training answers, for the baselines", source),
+            Need(root / "test" / "images", "the pictures", source, pictures=True),
+        ]
+
     def baselines(self, samples: Sequence[Sample], data_root: Path | None = None) -> dict[str, Baseline]:
         """What the training answers alone give: by the very same question, and the commonest of all."""
-        train = read_questions(data_root or default_root(), "train")
+        train = read_questions(folder_of(data_root), "train")
         per_question: dict[str, Counter[str]] = defaultdict(Counter)
         for question, answer, _ in train:
             per_question[question][answer] += 1

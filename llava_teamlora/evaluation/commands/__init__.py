@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from llava_teamlora.evaluation.commands import listing, predict, report, score
+from llava_teamlora.evaluation.commands import (
+    build,
+    check,
+    compare,
+    export,
+    grade,
+    listing,
+    predict,
+    record,
+    report,
+    score,
+    view,
+)
 
 _EVALUATE = """\
 Answer a benchmark's questions with a model, and score the answers. The two are apart: predictions.jsonl is
@@ -17,6 +29,7 @@ examples:
   llava-teamlora evaluate run easy_vqa --model playground/tiny          the untuned base
   llava-teamlora evaluate score easy_vqa --answers predictions.jsonl --out scores.json
   llava-teamlora evaluate report tuned=a/scores.json untuned=b/scores.json --format md
+  llava-teamlora evaluate compare untuned=b/scores.json tuned=a/scores.json
 """
 
 
@@ -30,5 +43,5 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (predict, score, report, listing):
+    for module in (listing, check, build, predict, grade, score, export, record, report, view, compare):
         module.add(commands)

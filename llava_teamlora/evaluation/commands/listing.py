@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llava_teamlora.evaluation.types import Benchmark
+
+_LIST = """\
+Name the benchmarks: what is measured, how it is scored (here; by a judge model; by its test server, which takes
+the file that evaluate export writes), and the folder of its files under --data_root.
+"""
 
 
 def add(commands: Any) -> None:
     """Mount it."""
-    parser = commands.add_parser("list", help="Name the benchmarks", description="Name the benchmarks.")
+    parser = commands.add_parser("list", help="Name the benchmarks", description=_LIST)
     parser.set_defaults(run=_list)
 
 
+def scored_where(benchmark: Benchmark) -> str:
+    """In words."""
+    if benchmark.server:
+        return "scored by its server"
+    return "graded by a judge" if benchmark.judged else "scored here"
+
+
+def folder(benchmark: Benchmark) -> str:
+    """What all its files share below the folder of benchmarks; empty for files in a package."""
+    import os
+    from pathlib import Path
+
+    root = Path("root")
+    paths = [need.path.relative_to(root) for need in benchmark.needs(root) if need.path.is_relative_to(root)]
+    return os.path.commonpath([path.parts[0] for path in paths]) if paths else ""
+
+
 def _list(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from llava_teamlora.evaluation.benchmarks import BENCHMARKS
 
-    width = max(map(len, BENCHMARKS))
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("name", "scored", "metric", "folder", "what it is"):
+        table.add_column(head, no_wrap=head == "name", overflow="fold")
     for name, benchmark in BENCHMARKS.items():
-        print(f"{name:<{width}}  {benchmark.summary}")
+        where = scored_where(benchmark).removeprefix("scored ")
+        table.add_row(*map(Text, (name, where, benchmark.metric, folder(benchmark), benchmark.summary)))
+    Console().print(table)
     return 0

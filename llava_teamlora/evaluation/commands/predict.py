@@ -3,53 +3,94 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_teamlora.errors import UserError
+
 if TYPE_CHECKING:
-    from llava_teamlora.checkpoint import Loaded
-    from llava_teamlora.evaluation.runner import Plan
-    from llava_teamlora.evaluation.types import Benchmark
-    from llava_teamlora.generation import Decoding
+    from llava_teamlora.evaluation.prediction.answerers import Answerer
+    from llava_teamlora.evaluation.prediction.plan import Job
+    from llava_teamlora.evaluation.prediction.processes import Processes
 
 _RUN = """\
 Predict, score and print the table. In the folder --out:
-  predictions.jsonl   one answer a line, in LLaVA's answers format plus a unique key
-  manifest.json       model, adapter and data hashes, decoding, versions, seconds, memory
+  predictions.jsonl   one answer a line, in LLaVA's answers format plus a unique key, in the benchmark's order
+  manifest.json       model, adapter and data hashes, decoding, the first prompt as the model read it, versions, cost
   scores.json         total and sub-scores with standard errors, baselines on the same questions
   scores.rows.jsonl   every question: prompt, answer, how it was parsed, its score
+  export/             instead of scores: what a test server, or a judge, takes
+Several benchmarks (or all whose files are there) take one loading of the model. If one fails, the others go on.
 """
 _PREDICT = "The first half of run: writes predictions.jsonl and manifest.json (see evaluate run --help)."
+_EXAMPLES = """\
+examples:
+  llava-teamlora evaluate run mme pope --model runs/my-run
+  llava-teamlora evaluate run all --model liuhaotian/llava-v1.5-7b --mode paper --out runs/llava
+  torchrun --nproc_per_node 8 -m llava_teamlora.cli evaluate run all --model runs/my-run      eight GPUs
+  llava-teamlora evaluate run seed --model runs/my-run --answer_by likelihood --out runs/seed-ranked
+  llava-teamlora evaluate run pope --endpoint http://localhost:8000/v1 --concurrency 32
+Killed or interrupted, the same command goes on where it stopped, also with another number of processes.
+"""
 
 
 def add(commands: Any) -> None:
     """Mount both."""
-    for name, summary, description, action in (
-        ("run", "Predict, score and print the table", _RUN, _run),
-        ("predict", "Write predictions.jsonl; go on where it stopped", _PREDICT, _predict),
+    for name, summary, description, scored in (
+        ("run", "Predict, score and print the table", _RUN, True),
+        ("predict", "Write predictions.jsonl; go on where it stopped", _PREDICT, False),
     ):
         leaf = commands.add_parser(
-            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+            name,
+            help=summary,
+            description=description,
+            epilog=_EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        _add_model_arguments(leaf)
-        leaf.set_defaults(run=action)
+        _add_work(leaf)
+        _add_model(leaf.add_argument_group("a model to load"))
+        _add_endpoint(leaf.add_argument_group("or a server to ask"))
+        _add_decoding(leaf.add_argument_group("how it answers"))
+        leaf.set_defaults(run=_run, scored=scored)
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_work(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
-    add("--model", required=True, metavar="PATH", help="a run folder, one of its checkpoints, or an untuned base")
-    add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
-    add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
-    add("--out", type=Path, metavar="DIR", help="default: RUN/evaluation/BENCH; runs/base-evaluation/… for a base")
-    add("--data_root", type=Path, metavar="DIR", help="the benchmark's files, if not in their usual place")
-    add("--batch_size", type=int, default=128, metavar="N", help="questions at once (default: 128)")
+    add("benchmarks", nargs="+", metavar="BENCH", help="names (llava-teamlora evaluate list), or all")
+    add("--out", type=Path, metavar="DIR", help="folder; of several benchmarks, with one folder each in it "
+        "(default: RUN/evaluation/BENCH; runs/base-evaluation/… or runs/endpoint-evaluation/…)")  # fmt: skip
+    add("--data_root", type=Path, metavar="DIR", help="folder of the benchmarks (default: playground/data/eval)")
     add("--limit", type=int, metavar="N", help="only the first N questions; the scores are then named partial")
     add("--overwrite", action="store_true", help="drop earlier answers in --out instead of going on from them")
+
+
+def _add_model(group: Any) -> None:
+    add = group.add_argument
+    add("--model", metavar="PATH", help="a run folder, one of its checkpoints, an original LLaVA, or an untuned base")
+    add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
+    add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
     add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
     add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
-    add("--attn_implementation", default="auto", metavar="NAME", help="auto, sdpa, eager or flash_attention_2")
+    add("--attn_implementation", metavar="NAME", help="auto (the default), sdpa, eager or flash_attention_2")
+    add("--batch_size", type=int, metavar="N", help="questions at once (default: 16)")
+    add("--mode", choices=("fast", "paper"), help="paper: as LLaVA does, one question at a time, greedily, with its "
+        "own length of answer (default: fast)")  # fmt: skip
+    add("--answer_by", choices=("generation", "likelihood"), help="likelihood: choose the likeliest option instead of "
+        "writing (SEED-Bench's own way; default: generation)")  # fmt: skip
+
+
+def _add_endpoint(group: Any) -> None:
+    add = group.add_argument
+    add("--endpoint", metavar="URL", help="an OpenAI-compatible server, as http://localhost:8000/v1")
+    add("--endpoint_model", metavar="NAME", help="what to ask there (default: the one model that it serves)")
+    add("--concurrency", type=int, metavar="N", help="questions under way at once (default: 8)")
+    add("--api_key_file", type=Path, metavar="FILE", help="holds the key (default: OPENAI_API_KEY, if it is set)")
+
+
+def _add_decoding(group: Any) -> None:
+    add = group.add_argument
     add("--max_new_tokens", type=int, metavar="N", help="longest answer (default: the benchmark's own)")
     add("--temperature", type=float, default=0.0, help="0, the default, is greedy")
     add("--top_p", type=float, default=1.0, help="with a temperature: nucleus to sample from (default: 1)")
@@ -57,64 +98,38 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of sampling (default: 0)")
 
 
-def _prepare(arguments: argparse.Namespace) -> tuple[Benchmark, Loaded, Decoding, Plan]:
-    """Check the arguments, then load the model: a mistake is told before the wait."""
-    from llava_teamlora.evaluation.benchmarks import get_benchmark
-    from llava_teamlora.evaluation.runner import Plan
-
-    benchmark = get_benchmark(arguments.benchmark)
-    plan = {name: getattr(arguments, name) for name in ("batch_size", "limit", "overwrite", "data_root")}
-    Plan(Path(), **plan)
-
-    from llava_teamlora.generation import Decoding
-    from llava_teamlora.generation.loading import load_quietly
-
-    decoding = Decoding(
-        max_new_tokens=benchmark.max_new_tokens if arguments.max_new_tokens is None else arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        num_beams=arguments.num_beams,
-        seed=arguments.seed,
-    )
-    loaded = load_quietly(
-        arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        attn_implementation=arguments.attn_implementation,
-        model_base=arguments.model_base,
-        vision_tower=arguments.vision_tower,
-        bits=arguments.bits,
-    )
-    out = arguments.out or default_out(loaded.manifest["kind"], arguments.model, benchmark.name)
-    return benchmark, loaded, decoding, Plan(out, **plan)
-
-
-def default_out(kind: str, model: str, benchmark: str) -> Path:
-    """Inside a run folder; never inside a base, which may be shared or committed."""
-    folder = Path(model)
-    if kind == "run":
-        return folder / "evaluation" / benchmark
-    return Path("runs", "base-evaluation", folder.resolve().name, benchmark)
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    from llava_teamlora.evaluation.report import build_report, print_report
-    from llava_teamlora.evaluation.runner import SCORES, evaluate
+    from llava_teamlora.evaluation.prediction.processes import joined
+    from llava_teamlora.evaluation.prediction.setup import make_answerer, make_jobs
 
-    benchmark, loaded, decoding, plan = _prepare(arguments)
-    scores = evaluate(benchmark, loaded, decoding, plan)
-    cost = scores["manifest"]["cost"]
-    print_report(build_report([str(plan.out / SCORES)]))
-    print(
-        f"{cost['answered']} questions in {cost['predict_seconds']:.1f} s, at most {cost['peak_mem_mib']} MiB\n"
-        f"scores: {plan.out / SCORES}"
-    )
-    return 0
+    with joined() as processes:
+        with processes.together():  # a mistake is told before a model is loaded, and by the first process
+            answerer = make_answerer(arguments, processes)
+            jobs, failures = make_jobs(arguments, answerer.folder, processes)
+        with processes.together():
+            ready = answerer.load()
+        status = _answer(jobs, ready, processes, failures, arguments.scored)
+        processes.gather(None)  # the first process has spoken; only now may another one's end stop it
+    return status
 
 
-def _predict(arguments: argparse.Namespace) -> int:
-    from llava_teamlora.evaluation.runner import predict
+def _answer(jobs: list[Job], answerer: Answerer, processes: Processes, failures: dict[str, str], scored: bool) -> int:
+    """One benchmark after the other; what went wrong is told at the end."""
+    from llava_teamlora.evaluation.prediction.conclusion import conclude, print_summary
+    from llava_teamlora.evaluation.runner import answer_job
 
-    benchmark, loaded, decoding, plan = _prepare(arguments)
-    print(f"answers: {predict(benchmark, loaded, decoding, plan)}")
-    return 0
+    endings = []
+    for job in jobs:
+        try:
+            answer_job(job, answerer, processes)
+            if processes.first:
+                endings.append((job, conclude(job, scored)))
+        except UserError as error:
+            if len(jobs) == 1 and not failures:
+                raise
+            failures[job.benchmark.name] = str(error)
+    if processes.first:
+        print_summary(endings)
+        for name, reason in failures.items():
+            print(f"failed: {name}: {reason}", file=sys.stderr)
+    return 1 if failures else 0

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import Any
 
 _SCORE = """\
-Score an answers file, ours or one that LLaVA's scripts wrote. No model is loaded. Missing, duplicate or unknown
-answers are refused; --partial scores what is there and says so in the scores' name.
+Score an answers file, ours or one that LLaVA's scripts wrote (chunks merged by cat are fine). No model is loaded.
+Missing, duplicate, unknown and shuffled answers are refused, and those to another edition of the data; --partial
+scores what is there and says so in the scores' name. Written are scores.json and, beside it, scores.rows.jsonl with
+every question: prompt, answer, how it was parsed, its score.
+"""
+_EXAMPLES = """\
+examples:
+  llava-teamlora evaluate score pope --answers predictions.jsonl
+  llava-teamlora evaluate score mme --answers playground/data/eval/MME/answers/llava-v1.5-7b.jsonl --out scores.json
+  llava-teamlora evaluate score mmvet --answers predictions.jsonl --grades grades.json     judged by another model
 """
 
 
@@ -18,13 +26,16 @@ def add(commands: Any) -> None:
         "score",
         help="Score an answers file; loads no model",
         description=_SCORE,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
-    add("--answers", type=Path, required=True, metavar="FILE", help="predictions.jsonl")
+    add("--answers", type=Path, required=True, metavar="FILE", help="predictions.jsonl, or LLaVA's answers file")
     add("--out", type=Path, metavar="FILE", help="default: scores.json beside the answers")
-    add("--data_root", type=Path, metavar="DIR", help="the benchmark's files, if not in their usual place")
+    add("--data_root", type=Path, metavar="DIR", help="folder of the benchmarks (default: playground/data/eval)")
+    add("--grades", type=Path, metavar="FILE", help="a judge's grades, for a benchmark that is judged (evaluate grade)")
+    add("--limit", type=int, metavar="N", help="score the first N questions; the scores are then named partial")
     add("--partial", action="store_true", help="score what is there, and say so in the scores' name")
     parser.set_defaults(run=_score)
 
@@ -36,7 +47,8 @@ def _score(arguments: argparse.Namespace) -> int:
 
     out = arguments.out or arguments.answers.parent / "scores.json"
     benchmark = get_benchmark(arguments.benchmark)
-    score(benchmark, arguments.answers, out, partial=arguments.partial, data_root=arguments.data_root)
+    options = {name: getattr(arguments, name) for name in ("partial", "limit", "data_root", "grades")}
+    score(benchmark, arguments.answers, out, **options)
     print_report(build_report([str(out)]))
     print(f"scores: {out}")
     return 0

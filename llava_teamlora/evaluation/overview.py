@@ -1,0 +1,130 @@
+"""Scores of several benchmarks -> methods x benchmarks, in the shape of the paper's Table 6. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.paper import HEADS, NINE, PUBLISHED, average, maximum_of
+from llava_teamlora.evaluation.score_files import ScoreFile, refuse_other_edition
+from llava_teamlora.evaluation.tables import Cell, Column, Report, Row, as_unit, ranked
+
+_TITLE = "Multimodal benchmarks ± standard error"
+_WITH_AVERAGE = f"{_TITLE}; up to Avg. as in the TeamLoRA paper's Table 6, Avg. = (MME / 20 + the other eight) / 9"
+AVERAGE = "average"
+
+
+def build_overview(found: Sequence[ScoreFile], published: bool = True) -> Report:
+    """One row a label, one column a benchmark; the average only over a full set of the nine.
+
+    Args:
+        found: scores of several benchmarks.
+        published: whether rows of the paper and of LLaVA stand below.
+
+    Raises:
+        UserError: two files are of one benchmark and label, or of different versions or editions of a benchmark.
+    """
+    _refuse_mixtures(found)
+    there = {file.benchmark for file in found}
+    nine = NINE if there & set(NINE) else ()
+    further = [name for name in HEADS if name in there and name not in NINE]
+    names = (*nine, *([AVERAGE] if nine else []), *further, *sorted(there - set(HEADS)))
+    columns = tuple(_column(name, found) for name in names)
+    labels = list(dict.fromkeys(file.label for file in found))
+    notes: list[str] = []
+    rows = [_row(label, [file for file in found if file.label == label], found, names, notes) for label in labels]
+    theirs = _published(columns) if published else ()
+    notes += [f"published: {source}" for source in dict.fromkeys(row.source for row in theirs)]
+    return Report(_WITH_AVERAGE if nine else _TITLE, columns, ranked(rows, columns), (), theirs, tuple(notes))
+
+
+def _refuse_mixtures(found: Sequence[ScoreFile]) -> None:
+    first: dict[str, ScoreFile] = {}
+    taken: dict[tuple[str, str], ScoreFile] = {}
+    for file in found:
+        earlier = first.setdefault(file.benchmark, file)
+        if file.content["version"] != earlier.content["version"]:
+            raise UserError(
+                f"{file.path}: is of {file}, but {earlier.path} of version {earlier.content['version']}; "
+                "score one of them anew, or report them apart"
+            )
+        refuse_other_edition(file, earlier)
+        twin = taken.setdefault((file.label, file.benchmark), file)
+        if twin is not file:
+            raise UserError(
+                f"{file.path}: is of {file.benchmark} and goes by {file.label!r}, as {twin.path} does; "
+                "name one of them otherwise: LABEL=FILE"
+            )
+
+
+def _column(name: str, found: Sequence[ScoreFile]) -> Column:
+    if name == AVERAGE:
+        return Column(AVERAGE, "Avg.")
+    maxima = {file.content["total"].get("maximum", 100.0) for file in found if file.benchmark == name}
+    if len(maxima) > 1:
+        raise UserError(f"{name}: its scores are of different maxima {sorted(maxima)}; score them anew, alike")
+    return Column(name, HEADS.get(name, name), maxima.pop() if maxima else maximum_of(name), decimals=1)
+
+
+def _row(
+    label: str, mine: Sequence[ScoreFile], found: Sequence[ScoreFile], names: Sequence[str], notes: list[str]
+) -> Row:
+    files = {file.benchmark: file for file in mine}
+    cells = {name: _cell(file, [other for other in found if other.benchmark == name]) for name, file in files.items()}
+    if AVERAGE in names:
+        missing = [HEADS[name] for name in NINE if name not in files]
+        partial = [HEADS[name] for name in NINE if name in files and _is_partial(files[name])]
+        if missing or partial:
+            parts = [f"{', '.join(missing)} missing"] if missing else []
+            parts += [f"{', '.join(partial)} partial"] if partial else []
+            notes.append(f"no average for {label}: {'; '.join(parts)}")
+        else:
+            cells[AVERAGE] = _average(files, cells)
+    return Row(label, tuple(cells.get(name) for name in names))
+
+
+def _is_partial(file: ScoreFile) -> bool:
+    return any(remark.startswith("partial") for remark in file.remarks)
+
+
+def _cell(file: ScoreFile, column: Sequence[ScoreFile]) -> Cell:
+    """Its total. What makes it another measurement than the column's others is a footnote, and keeps it unranked."""
+    notes = list(file.remarks)
+    one_metric = len({other.content["metric"] for other in column}) == 1
+    if not one_metric or file.judged:
+        notes.append(file.content["metric"])
+    comparable = one_metric and not file.remarks
+    if file.server is not None:
+        notes.append(f"from the test server: {file.server}")
+    return as_unit(file.content["total"], tuple(notes), comparable)
+
+
+def _average(files: dict[str, ScoreFile], cells: dict[str, Cell]) -> Cell:
+    """Its standard error takes the benchmarks for independent: sqrt(sum of the shares' variances) * 100 / 9.
+
+    MMBench and MMBench-CN ask the same in two languages, so that the true one is a little larger.
+    """
+    totals = {name: files[name].content["total"] for name in NINE}
+    errors = {name: total["stderr"] for name, total in totals.items() if total["stderr"] is not None}
+    unknown = [HEADS[name] for name in NINE if name not in errors]
+    error = 100 * math.sqrt(sum(e * e for e in errors.values())) / len(NINE) if errors else None
+    note = [f"± without that of {', '.join(unknown)}, which is not known"] if unknown and errors else []
+    value = average({name: total["value"] for name, total in totals.items()})
+    return Cell(value, error, tuple(note), all(cells[name].comparable for name in NINE))
+
+
+def _published(columns: Sequence[Column]) -> tuple[Row, ...]:
+    """Rows of others that have a figure in one of the columns; each source's best and second are its own."""
+    rows = []
+    for entry in PUBLISHED:
+        values = dict(entry.values)
+        shares = {name: value / maximum_of(name) for name, value in values.items()}
+        cells = {name: Cell(value) for name, value in values.items()}
+        cells[AVERAGE] = Cell(average(shares))
+        found = tuple(cells.get(column.name) for column in columns)
+        if any(found):
+            rows.append(Row(entry.label, found, entry.source))
+    ordered = groupby(rows, key=lambda row: row.source)
+    return tuple(row for _, block in ordered for row in ranked(list(block), columns))

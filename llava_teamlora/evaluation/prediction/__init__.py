@@ -1,0 +1,1 @@
+"""Samples -> ``predictions.jsonl`` and ``manifest.json``; begin with ``evaluation/runner.py``."""

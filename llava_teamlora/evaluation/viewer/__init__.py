@@ -1,0 +1,1 @@
+"""Scores -> a folder of samples to look at in a browser; see ``site``."""
