@@ -11,6 +11,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 prepare "$@"
+[[ -z $OUT_SAID ]] || refuse "name the folder with OUT=DIR, not with --out"
 BENCHMARKS=${BENCHMARKS:-mme mmbench mmbench_cn seed pope sqa textvqa mmvet vizwiz vqav2 gqa llava_bench}
 choose_machine
 read -ra names <<<"$BENCHMARKS"

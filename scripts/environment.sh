@@ -38,7 +38,7 @@ ensure_environment() {
 _complete() {
   local modules=llava_teamlora commands=(llava-teamlora) command
   case ${1:-} in
-    dev) modules+=", pytest, xdist, deepspeed" commands+=(ruff pyright) ;;
+    dev) modules+=", pytest, xdist, deepspeed, openai, openpyxl, playwright" commands+=(ruff pyright) ;;
     train) modules+=", deepspeed" commands+=(deepspeed) ;;
     eval) modules+=", openai, openpyxl, rouge_score" ;;
   esac

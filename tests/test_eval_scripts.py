@@ -32,14 +32,13 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **own, **variables}
 
 
-def script(name: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+def script(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(EVAL / name), *arguments],
         env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=cwd,
     )
 
 
@@ -127,6 +126,16 @@ def test_mistakes_end_in_one_line(variables: dict[str, str], arguments: list[str
     assert message in result.stderr.strip().splitlines()[-1]
 
 
+def test_all_checks_runs_and_reports() -> None:
+    check, run, report = shown("all.sh", "--limit", "3", MODEL="m", OUT="o", BENCHMARKS="mme pope")
+    assert check == ["llava-teamlora", "evaluate", "check", "mme", "pope"]
+    assert run == ["llava-teamlora", "evaluate", "run", "mme", "pope", "--out", "o", "--model", "m", "--limit", "3"]
+    assert report == ["llava-teamlora", "evaluate", "report", "o"]
+    assert sorted(shown("all.sh", MODEL="m")[0][3:]) == sorted(LLAVAS.values())
+    result = script("all.sh", "--out", "x", SHOW="1")
+    assert result.returncode == 1 and "name the folder with OUT=DIR" in result.stderr
+
+
 def last_line(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -147,7 +156,7 @@ def test_a_judge_grades_where_one_is_named(name: str, benchmark: str) -> None:
 
 def test_all_on_the_fixtures(tmp_path: Path) -> None:
     """With nothing set: every benchmark ends as it can, and the last line says how."""
-    result = script("all.sh", OUT=str(tmp_path), cwd=tmp_path)
+    result = script("all.sh", OUT=str(tmp_path))
     assert result.returncode == 0, result.stderr[-3000:]
     assert "no scores of anything" in result.stderr and "no average for" in result.stdout
     summary = last_line(result)
@@ -163,7 +172,6 @@ def test_all_on_the_fixtures(tmp_path: Path) -> None:
             total = json.loads((tmp_path / name / "scores.json").read_text())["total"]
             assert end["value"] == pytest.approx(total["value"] * end["maximum"], abs=1e-4)
     assert summary["benchmarks"]["mme"]["maximum"] == 2000 and summary["average"] is None
-    assert not list(EVAL.glob("fixtures/**/*.tmp")) and not (tmp_path / "runs").exists()
 
 
 def test_what_is_missing_is_named_and_what_fails_fails_alone(tmp_path: Path) -> None:
@@ -172,7 +180,7 @@ def test_what_is_missing_is_named_and_what_fails_fails_alone(tmp_path: Path) -> 
     shutil.rmtree(data / "MME" / "MME_Benchmark_release_version")
     picture = next((data / "textvqa" / "train_images").iterdir())
     picture.write_bytes(picture.read_bytes()[:40])
-    settings = {"MODEL": str(ROOT / "playground" / "tiny"), "DATA_ROOT": str(data), "OUT": str(out)}
+    settings = {"MODEL": str(ROOT / "playground" / "tiny"), "DATA_ROOT": str(data), "OUT": str(out), "GPUS": "1"}
     result = script("all.sh", BENCHMARKS="mme textvqa easy_vqa", **settings)
     assert result.returncode == 1
     summary = last_line(result)

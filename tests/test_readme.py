@@ -16,6 +16,7 @@ from llava_teamlora.training.flags.command_line import parse_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FURTHER = [ROOT / "eval" / "README.md", ROOT / "playground" / "data" / "README.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -55,14 +56,33 @@ def test_commands_parse(
         assert "runs/easy-vqa-teamlora" in capsys.readouterr().err
 
 
+def test_the_evaluation_page_runs_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """One command after the other, on the fixtures; what they write goes elsewhere."""
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in ("eval", "playground"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(commands(text)) >= 10
+    for words in commands(text):
+        assert main(words[1:]) == 0, f"{' '.join(words)}: {capsys.readouterr()}"
+    for block in blocks("python", text):
+        subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path, capture_output=True, timeout=120)
+    tour = tmp_path / "runs" / "tour"
+    assert "Avg." in (tour / "table.md").read_text(encoding="utf-8") and (tour / "page" / "index.html").is_file()
+
+
 def test_scripts_named_exist() -> None:
     for page in PAGES:
+        if page.name == "evaluation_agreement.md":  # tells of other repositories' scripts
+            continue
         for name in re.findall(r"(?:scripts|playground|docs|tests)/[\w./-]+\w", page.read_text(encoding="utf-8")):
-            if not name.startswith("playground/data/easy-vqa"):
+            if not name.startswith(("playground/data/easy-vqa", "playground/data/eval")):
                 assert (ROOT / name).exists() or name == "playground/data", f"{page.name} names {name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *FURTHER], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", prose):

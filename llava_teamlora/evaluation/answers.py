@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.reading import decode, parse_json_lines, read_bytes, stream_json_lines, take
+from llava_teamlora.evaluation.reading import stream_json_lines, take
 from llava_teamlora.evaluation.types import Prediction, Sample
 from llava_teamlora.files import write_atomically
 
@@ -47,25 +46,6 @@ def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.write(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def answered_keys(path: Path) -> set[str]:
-    """Keys already in a file of ours; a last line torn by a kill is cut off.
-
-    Raises:
-        UserError: not UTF-8 text, a line in the middle is broken, or a row has no key. The file is then left alone.
-    """
-    if not path.exists():
-        return set()
-    whole = read_bytes(path)
-    kept = whole[: whole.rfind(b"\n") + 1]
-    rows = parse_json_lines(decode(kept, path, "use --overwrite to drop it"), path)
-    keyless = next((where for where, row in rows if not isinstance(row.get("key"), str)), None)
-    if keyless is not None:
-        raise UserError(f"{keyless}: has no 'key', so it cannot be continued; use --overwrite")
-    if len(kept) < len(whole):
-        os.truncate(path, len(kept))
-    return {row["key"] for _, row in rows}
 
 
 def read_answers(
@@ -103,6 +83,7 @@ class _Joining:
         self._by_key = {sample.key: sample for sample in samples}
         if len(self._by_key) < len(samples):
             raise ValueError(f"{len(samples) - len(self._by_key)} samples have the key of another")
+        self._rows = 0
         self._found: dict[str, Prediction] = {}
         self._misfits: set[str] = set()  # keys of samples that have an answer, but not to their prompt
         self._problems: dict[str, list[str]] = defaultdict(list)
@@ -126,6 +107,7 @@ class _Joining:
             UserError: it is no answer at all.
         """
         _check_row(row, where)
+        self._rows += 1
         line = where.removeprefix(f"{self._path}, ")
         candidates = self._candidates(row, where)
         if not candidates:
@@ -187,16 +169,21 @@ class _Joining:
             self._problems["missing"] = [key for key in absent if key not in self._misfits]
         problems = {kind: offenders for kind, offenders in self._problems.items() if offenders}
         if problems:
-            raise UserError(f"{self._path}: {_complaint(problems, len(wanted))}")
+            raise UserError(f"{self._path}: {_complaint(problems, self._rows, len(wanted))}")
         if not found:
             raise UserError(f"{self._path}: holds no answers")
         return found
 
 
-def _complaint(problems: Mapping[str, Sequence[str]], total: int) -> str:
+def _complaint(problems: Mapping[str, Sequence[str]], rows: int, questions: int) -> str:
     """All kinds of problems with their numbers, shares and first offenders, and the remedy."""
+
+    def share(kind: str, count: int) -> str:
+        total, name = (questions, "questions") if kind == "missing" else (rows, "rows")
+        return f"{count / total:.1%} of {total} {name}"
+
     parts = [
-        f"{len(offenders)} {kind} ({len(offenders) / total:.1%} of {total}; {_first(offenders)})"
+        f"{len(offenders)} {kind} ({share(kind, len(offenders))}; {_first(offenders)})"
         for kind, offenders in problems.items()
     ]
     remedies = [remedy for kind, remedy in _REMEDIES.items() if kind in problems]
@@ -206,7 +193,8 @@ def _complaint(problems: Mapping[str, Sequence[str]], total: int) -> str:
 
 
 _REMEDIES = {
-    "contradictory": "is the file of another benchmark?",
+    "unknown": "is the file of another benchmark or split?",
+    "contradictory": "were keys or question ids edited?",
     "to prompts of other questions": "is the file shuffled, or are its ids of another edition?",
     "to prompts that this data has not": "was it answered on another edition of the data, or with another prompt?",
 }

@@ -3,7 +3,7 @@
 Both runs answered the same questions, so the difference is judged on pairs: what is hard for both cancels out. A
 figure that is the mean of its rows gets the closed form of ``metrics.paired_difference``. Any other (POPE's F1, MME's
 sum of subtasks, MMBench's circular accuracy) is aggregated anew by its benchmark without one block of clusters after
-another, 100 times for each run: about as many times as long as scoring took.
+another, 100 times for each run: from a second (MME) to half a minute (SEED-Bench).
 """
 
 from __future__ import annotations

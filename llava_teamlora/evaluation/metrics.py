@@ -64,22 +64,30 @@ def mean_score(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> Score:
     """
     if not samples:
         raise ValueError("no rows to score")
-    values = [verdict.score for verdict in verdicts]
-    clusters = [sample.cluster or sample.key for sample in samples]
+    return _mean([verdict.score for verdict in verdicts], _clusters(samples))
+
+
+def _clusters(samples: Sequence[Sample]) -> list[str]:
+    return [sample.cluster or sample.key for sample in samples]
+
+
+def _mean(values: Sequence[float], clusters: Sequence[str]) -> Score:
     return Score(sum(values) / len(values), clustered_stderr(values, clusters), len(values))
 
 
 def grouped_mean(samples: Sequence[Sample], verdicts: Sequence[Verdict], groups: Sequence[str]) -> Scores:
     """Means in total, per group in the given order (one without rows is left out) and per further measure."""
-    rows = list(zip(samples, verdicts, strict=True))
-    members = {group: [(s, v) for s, v in rows if s.group == group] for group in groups}
-    scores = {
-        group: mean_score([s for s, _ in found], [v for _, v in found]) for group, found in members.items() if found
-    }
+    clusters = _clusters(samples)
+    members: dict[str, tuple[list[float], list[str]]] = {group: ([], []) for group in groups}
+    for sample, verdict, cluster in zip(samples, verdicts, clusters, strict=True):
+        if sample.group in members:
+            members[sample.group][0].append(verdict.score)
+            members[sample.group][1].append(cluster)
     extra = {
-        name: mean_score(samples, [Verdict(v.parsed, v.extra[name]) for v in verdicts])
+        name: _mean([verdict.extra[name] for verdict in verdicts], clusters)
         for name in (verdicts[0].extra if verdicts else ())
     }
+    scores = {group: _mean(values, theirs) for group, (values, theirs) in members.items() if values}
     return Scores(mean_score(samples, verdicts), scores, extra)
 
 

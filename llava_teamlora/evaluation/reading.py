@@ -124,7 +124,13 @@ def stream_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with file:
         # Lines of bytes: a line separator inside a string, U+2028 say, ends no line of JSON.
         for number, line in enumerate(file, start=1):
-            if row := _json_line(line, path, number):
+            try:
+                row = _json_line(line, path, number)
+            except UserError as error:
+                if line.endswith(b"\n"):
+                    raise
+                raise UserError(f"{error}; the file ends there: was it written to its end?") from error
+            if row is not None:
                 yield row
 
 

@@ -15,12 +15,12 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import answer_row
 from llava_teamlora.evaluation.prediction.answerers import Answerer, ModelAnswerer, Response
 from llava_teamlora.evaluation.prediction.batches import make_batches
-from llava_teamlora.evaluation.prediction.conclusion import SCORES
 from llava_teamlora.evaluation.prediction.journal import PREDICTIONS, collect, journal_path, merge, open_journal
 from llava_teamlora.evaluation.prediction.manifest import Leg, begin, finish
 from llava_teamlora.evaluation.prediction.plan import Job, Plan, make_job
 from llava_teamlora.evaluation.prediction.processes import ALONE, Processes
 from llava_teamlora.evaluation.prediction.progress import progress
+from llava_teamlora.evaluation.score_files import SCORES
 from llava_teamlora.evaluation.scoring import score
 from llava_teamlora.evaluation.types import Benchmark
 

@@ -111,27 +111,36 @@ def set_field(index: int, **fields: Any) -> Callable[[Rows], None]:
 
 
 OURS: list[tuple[Callable[[Rows], object], str]] = [
-    (lambda rows: rows.pop(3), r"answers 1 missing \(12\.5% of 8; k3\); evaluate score --partial scores what is there$"),
-    (lambda rows: rows.clear(), r"8 missing \(100\.0% of 8; k0, k1, k2, …\)"),
-    (lambda rows: rows.extend(rows[1:3]), r"2 duplicate \(25\.0% of 8; line 9: k1 again, as line 2, line 10: k2 again"),
-    (lambda rows: rows.append(rows[0] | {"key": "k99"}), r"1 unknown \(12\.5% of 8; line 9: key 'k99'\)$"),
+    (
+        lambda rows: rows.pop(3),
+        r"answers 1 missing \(12\.5% of 8 questions; k3\); evaluate score --partial scores what is there$",
+    ),
+    (lambda rows: rows.clear(), r"8 missing \(100\.0% of 8 questions; k0, k1, k2, …\)"),
+    (
+        lambda rows: rows.extend(rows[1:3]),
+        r"2 duplicate \(20\.0% of 10 rows; line 9: k1 again, as line 2, line 10: k2 again",
+    ),
+    (
+        lambda rows: rows.append(rows[0] | {"key": "k99"}),
+        r"1 unknown \(11\.1% of 9 rows; line 9: key 'k99'\); is the file of another benchmark or split\?$",
+    ),
     (
         lambda rows: (rows.pop(), rows.append(rows[0] | {"key": "z"})),
-        r"1 unknown .*'z'\), 1 missing \(12\.5% of 8; k7\)$",
+        r"1 unknown .*'z'\), 1 missing \(12\.5% of 8 questions; k7\); is",
     ),
     (
         shift_prompts,
-        r"answers 8 to prompts of other questions \(100\.0% of 8; line 1: 'question 2' is not 'question 0'",
+        r"answers 8 to prompts of other questions \(100\.0% of 8 rows; line 1: 'question 2' is not 'question 0'",
     ),
     (shift_prompts, r"; is the file shuffled, or are its ids of another edition\?$"),
     (
         other_edition,
-        r"answers 2 to prompts that this data has not \(25\.0% of 8; line 1: 'Answer briefly\. question 0'",
+        r"answers 2 to prompts that this data has not \(25\.0% of 8 rows; line 1: 'Answer briefly\. question 0'",
     ),
     (other_edition, r"; was it answered on another edition of the data, or with another prompt\?$"),
     (
         set_field(4, question_id=5),
-        r"1 contradictory \(.*line 5: k4 has question_id 4, not 5\); is the file of another b",
+        r"1 contradictory \(.*line 5: k4 has question_id 4, not 5\); were keys",
     ),
     (set_field(1, text=5), r"line 2: 'text' must be str, found 5"),
     (set_field(1, text=["yes"]), r"line 2: 'text' must be str, found \['yes'\]"),
@@ -172,7 +181,7 @@ def test_refusals_of_llavas_files_with_repeated_ids(read: Callable[..., list[str
         read(SAMPLES, rows)
     rows = llavas(SAMPLES)
     rows[0]["question_id"] = "99.png"
-    with pytest.raises(UserError, match=r"1 unknown \(12\.5% of 8; line 1: question_id '99\.png'\), 1 missing"):
+    with pytest.raises(UserError, match=r"1 unknown \(12\.5% of 8 rows; line 1: question_id '99\.png'\), 1 missing"):
         read(SAMPLES, rows)
     rows = llavas(SAMPLES)
     other_edition(rows)
@@ -206,7 +215,11 @@ def test_broken_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.jsonl: no such answers file \(--answers\)"):
         read_answers(path, UNIQUE)
     for content, message in (
-        (b'{"key": "k0", "text": "x"}\n{"key": ', r"line 2: broken JSON"),
+        (
+            b'{"key": "k0", "text": "x"}\n{"key": ',
+            r"line 2: broken JSON .*; the file ends there: was it written to its",
+        ),
+        (b'{"key": \n{"key": "k0", "text": "x"}\n', r"line 1: broken JSON \([^)]*\)$"),
         (b'{"key": "k0", "text": "\xff"}\n', r"line 1: is not UTF-8 text"),
         (b"[1]\n", r"line 1: expected an object, found list"),
         (b"", r"holds no answers"),

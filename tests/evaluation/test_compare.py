@@ -213,5 +213,5 @@ def test_the_command(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--format", "md"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in table} == {10}
+    assert {line.replace("\\|", "").count("|") for line in table} == {9}
     assert table[2].startswith("| total | ")

@@ -159,6 +159,13 @@ def test_resume_after_an_interruption_goes_on(
     assert read(plan) == before
 
 
+def test_overwritten_answers_leave_no_scores_behind(model: ModelAnswerer, plan: Plan) -> None:
+    """A test server's or a judge's score would else stand beside the answers of another model."""
+    evaluate(BENCH, model, SHORT, plan)
+    predict(BENCH, model, SHORT, replace(plan, overwrite=True))
+    assert sorted(path.name for path in plan.out.iterdir()) == ["manifest.json", "predictions.jsonl"]
+
+
 def test_nothing_is_answered_twice(model: ModelAnswerer, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     predict(BENCH, model, SHORT, plan)
     monkeypatch.setattr(Generator, "generate", None)

@@ -83,7 +83,7 @@ def test_a_limit_lets_the_other_answers_be(root: Path, write_answers: Callable[.
     assert (content["total"]["value"], content["total"]["n"]) == (3 / 4, 4)
     few = write_answers(TEXTS, drop)  # rows 0, 6 and 7 remain
     assert score(BENCH, few, tmp_path / "s.json", limit=1, data_root=root)["total"]["value"] == 1
-    with pytest.raises(UserError, match=r"1 missing \(50.0% of 2; test/1\)"):
+    with pytest.raises(UserError, match=r"1 missing \(50.0% of 2 questions; test/1\)"):
         score(BENCH, few, tmp_path / "s.json", limit=2, data_root=root)
     with pytest.raises(UserError, match="--limit 0 must be at least 1"):
         score(BENCH, few, tmp_path / "s.json", limit=0, data_root=root)

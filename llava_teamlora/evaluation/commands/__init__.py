@@ -20,8 +20,8 @@ from llava_teamlora.evaluation.commands import (
 )
 
 _EVALUATE = """\
-Answer a benchmark's questions with a model, and score the answers. The two are apart: predictions.jsonl is
-written as the model answers (kill it, start it again, it goes on), and score reads it without any model.
+Answer benchmarks' questions with a model, and score the answers. The two are apart: answers are written as they
+come (kill it, start it again, it goes on) and end in predictions.jsonl, which score reads without any model.
 """
 _EXAMPLES = """\
 examples:

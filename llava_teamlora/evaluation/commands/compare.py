@@ -14,14 +14,14 @@ _COMPARE = """\
 Is the other run better than the base, or is it chance? Both answered the same questions, so they are compared
 question by question, from the scores.rows.jsonl that evaluate score and run write. No model, no data is loaded.
 
-  difference    other - base, with its 95 % interval: paired, and clustered by picture (or what the benchmark's
-                questions share). An interval without 0 in it is what "significant at 5 %" means.
+  difference    other - base ± half of its 95 % interval: paired, and clustered by picture (or what the benchmark's
+                questions share). Where it is more than the ± the difference is significant at 5 %, and bold.
   won lost same questions that the other run does better, worse, alike
   p             McNemar's exact test of won against lost, where an answer is either right or wrong; it takes the
                 questions as independent, the interval does not
 
 Figures that are no mean of their questions (POPE's F1, MME, MMBench's circular accuracy) are computed anew 100
-times without a part of the pictures (block jackknife): some seconds.
+times without a part of the pictures (block jackknife): a second to half a minute.
 """
 _EXAMPLES = """\
 examples:
@@ -73,14 +73,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_HEADS = ("", "base", "other", "difference", "95 % interval", "won", "lost", "same", "p")
+_HEADS = ("", "base", "other", "difference ± 95 %", "won", "lost", "same", "p")
 
 
 def notes(found: list[Comparison]) -> list[str]:
     """What a reader must know to take the figures for what they are."""
-    noted = ["intervals: paired, standard errors clustered, normal; p: McNemar's exact test, two-sided"]
+    noted = ["±: 95 % interval, paired, clustered, normal; p: McNemar's exact test of won against lost, two-sided"]
     if any(line.interval is None for comparison in found for line in comparison.lines):
-        noted.append("no interval: too few clusters, leaving some out empties a group, or a server gave the score")
+        noted.append("no ±: too few clusters, leaving some out empties a group, or a server gave the score")
     if len(found) > 1:
         noted.append(
             f"{len(found)} comparisons are made, each at its own 5 %: the more there are, the likelier a difference by "
@@ -98,21 +98,24 @@ def title(comparison: Comparison) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    interval = "-" if line.interval is None else f"{line.interval[0]:+.2f} to {line.interval[1]:+.2f}"
+    difference = f"{line.difference:+.2f}"
+    if line.interval is not None:
+        difference += f" ± {(line.interval[1] - line.interval[0]) / 2:.2f}"
     counted = line.wins + line.losses + line.ties > 0
     counts = [str(count) if counted else "-" for count in (line.wins, line.losses, line.ties)]
     p = "-" if line.mcnemar_p is None else "< 0.0001" if line.mcnemar_p < 0.0001 else f"{line.mcnemar_p:.4f}"
-    return [line.name, f"{line.base:.2f}", f"{line.other:.2f}", f"{line.difference:+.2f}", interval, *counts, p]
+    return [line.name, f"{line.base:.2f}", f"{line.other:.2f}", difference, *counts, p]
 
 
 def as_table(comparison: Comparison) -> Table:
     """For a terminal; an interval without 0 stands out."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title(comparison)), title_justify="left")
+    table = Table(title=Text(title(comparison)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for place, head in enumerate(_HEADS):
-        table.add_column(head, justify="right" if place else "left", overflow="fold")
+        table.add_column(head, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
     for number, line in enumerate(comparison.lines):
         clear = line.interval is not None and not line.interval[0] <= 0 <= line.interval[1]
         table.add_row(*map(Text, _cells(line)), style="bold" if clear else "", end_section=number == 0)
@@ -124,7 +127,7 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [
         title(comparison).replace("\n", "  \n") + "\n",
         "| " + " | ".join(_HEADS) + " |",
-        "|---" + "|---:" * 8 + "|",
+        "|---" + "|---:" * 7 + "|",
     ]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(line)) + " |" for line in comparison.lines]
     return "\n".join(lines) + "\n"

@@ -122,8 +122,9 @@ def _answer(jobs: list[Job], answerer: Answerer, processes: Processes, failures:
     for job in jobs:
         try:
             answer_job(job, answerer, processes)
-            if processes.first:
-                endings.append((job, conclude(job, scored)))
+            with processes.together():
+                if processes.first:
+                    endings.append((job, conclude(job, scored)))
         except UserError as error:
             if len(jobs) == 1 and not failures:
                 raise

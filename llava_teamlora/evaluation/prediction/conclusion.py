@@ -11,9 +11,9 @@ from llava_teamlora.evaluation.prediction.journal import PREDICTIONS
 from llava_teamlora.evaluation.prediction.plan import Job
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.report import build_report, print_report
+from llava_teamlora.evaluation.score_files import SCORES
 from llava_teamlora.evaluation.scoring import MANIFEST, export, score
 
-SCORES = "scores.json"
 EXPORT = "export"
 
 
@@ -42,7 +42,7 @@ def conclude(job: Job, scored: bool) -> Ending:
     """
     benchmark, plan = job.benchmark, job.plan
     answers = plan.out / PREDICTIONS
-    cost = _cost(read_json_object(plan.out / MANIFEST)["cost"])
+    cost = _cost(read_json_object(plan.out / MANIFEST)["cost"], len(job.asked))
     if not scored:
         return Ending((cost, f"answers: {answers}"))
     if not benchmark.server and not benchmark.judged:
@@ -62,11 +62,12 @@ def _how_to_grade(job: Job) -> str:
     return f"{command} (--endpoint URL | --judge_path FOLDER), or take the official tool's grades"
 
 
-def _cost(cost: dict[str, Any]) -> str:
+def _cost(cost: dict[str, Any], asked: int) -> str:
+    """What the answering took; of a process that was killed outright nothing is known."""
+    answered, seconds, memory = cost["answered"], cost["predict_seconds"], cost["peak_mem_mib"] or 0
+    count = f"{answered} questions" if answered >= asked else f"{asked} questions, {answered} of them"
     cut = f", {cost['cut_short']} cut short by --max_new_tokens" if cost["cut_short"] else ""
-    return (
-        f"{cost['answered']} questions in {cost['predict_seconds']:.1f} s, at most {cost['peak_mem_mib'] or 0} MiB{cut}"
-    )
+    return f"{count} in {seconds:.1f} s, at most {memory} MiB{cut}"
 
 
 def print_summary(endings: Sequence[tuple[Job, Ending]]) -> None:

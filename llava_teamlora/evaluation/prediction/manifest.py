@@ -12,7 +12,8 @@ from llava_teamlora.evaluation.prediction.answerers import Answerer, Response
 from llava_teamlora.evaluation.prediction.journal import PREDICTIONS, journals
 from llava_teamlora.evaluation.prediction.plan import Job
 from llava_teamlora.evaluation.reading import read_json_object
-from llava_teamlora.evaluation.scoring import MANIFEST
+from llava_teamlora.evaluation.score_files import SCORES
+from llava_teamlora.evaluation.scoring import MANIFEST, rows_path
 from llava_teamlora.machine import peak_memory_mib
 
 # Where a model lay and what it ran on do not decide what it says; its fingerprints do.
@@ -69,7 +70,8 @@ def begin(job: Job, answerer: Answerer, processes: int) -> dict[str, Any]:
     path = plan.out / MANIFEST
     answers = [file for file in (plan.out / PREDICTIONS, *journals(plan.out)) if file.exists()]
     if plan.overwrite:
-        for file in (*answers, path):
+        scores = plan.out / SCORES  # of the answers that go; a judge's or a server's would else stand beside others
+        for file in (*answers, path, scores, rows_path(scores)):
             file.unlink(missing_ok=True)
     elif answers and not path.exists():
         raise UserError(f"{answers[0]}: there are answers, but no {MANIFEST} says whose; use --overwrite to drop them")
