@@ -37,7 +37,10 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("words", commands(README), ids=" ".join)
+EVALUATE = [words for words in commands(README) if words[1] == "evaluate"]
+
+
+@pytest.mark.parametrize("words", [words for words in commands(README) if words not in EVALUATE], ids=" ".join)
 def test_commands_parse(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
@@ -56,14 +59,25 @@ def test_commands_parse(
         assert "runs/easy-vqa-teamlora" in capsys.readouterr().err
 
 
-def test_the_evaluation_page_runs_as_it_stands(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
-) -> None:
-    """One command after the other, on the fixtures; what they write goes elsewhere."""
-    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with the embedded model and the fixtures, where commands may write."""
     for name in ("eval", "playground"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readmes_evaluation_runs(elsewhere: Path, capsys: pytest.CaptureFixture) -> None:
+    assert len(EVALUATE) >= 4
+    for words in EVALUATE:
+        assert main(words[1:]) == 0, f"{' '.join(words)}: {capsys.readouterr()}"
+    assert (elsewhere / "runs" / "try" / "page" / "index.html").is_file()
+
+
+def test_the_evaluation_page_runs_as_it_stands(elsewhere: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """One command after the other, on the fixtures; what they write goes elsewhere."""
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     assert len(commands(text)) >= 10
     for words in commands(text):
         assert main(words[1:]) == 0, f"{' '.join(words)}: {capsys.readouterr()}"
