@@ -40,7 +40,7 @@ _complete() {
   case ${1:-} in
     dev) modules+=", pytest, xdist, deepspeed, openai, openpyxl, playwright" commands+=(ruff pyright) ;;
     train) modules+=", deepspeed" commands+=(deepspeed) ;;
-    eval) modules+=", openai, openpyxl, rouge_score" ;;
+    eval) modules+=", openai, openpyxl" ;;
   esac
   for command in "${commands[@]}"; do command -v "$command" >/dev/null || return 1; done
   python -c "import $modules" >/dev/null 2>&1

@@ -132,6 +132,16 @@ def test_another_judge_is_a_footnote_and_another_edition_refused(tmp_path: Path)
         build_report([str(file) for file in files[:2]])
 
 
+@pytest.mark.parametrize("flag", ["--out", "--plot"])
+def test_a_table_does_not_take_the_place_of_its_scores(
+    flag: str, two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(two[0].partition("=")[2] or two[0])
+    before = path.read_bytes()
+    assert main(["evaluate", "report", *two, flag, str(path)]) == 1
+    assert "holds scores of this very table" in capsys.readouterr().err and path.read_bytes() == before
+
+
 def test_out_and_plot(two: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, plot = tmp_path / "new" / "table.md", tmp_path / "plot.png"
     assert main(["evaluate", "report", f"$a_b$={two[0]}", two[1], "--out", str(table), "--plot", str(plot)]) == 0

@@ -41,9 +41,15 @@ def add(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from llava_teamlora.errors import UserError
     from llava_teamlora.evaluation.report import build_report, draw_report, print_report
+    from llava_teamlora.evaluation.score_files import read_scores
     from llava_teamlora.files import write_atomically
 
+    read = {file.path.resolve() for file in read_scores(arguments.files)}
+    for path in (arguments.out, arguments.plot):
+        if path is not None and path.resolve() in read:
+            raise UserError(f"{path}: holds scores of this very table; write to another file")
     report = build_report(arguments.files, published=not arguments.no_paper)
     ending = arguments.out.suffix[1:] if arguments.out else ""
     form = arguments.format or (ending if ending in _FORMATS else "table")
