@@ -20,6 +20,7 @@ from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation import Answer, Decoding, Generator, Query
 from llava_teamlora.generation.loading import load_quietly
+from llava_teamlora.generation.rows import shared_prefix
 from llava_teamlora.generation.sampling import Forbidden, sample
 
 GREEDY = Decoding(max_new_tokens=6)
@@ -81,18 +82,43 @@ def test_batch_equals_single(generator: Generator, queries: list[Query]) -> None
     single = [generator.generate([query], GREEDY)[0] for query in queries]
     assert generator.generate(queries, GREEDY) == single
     assert generator.generate(queries[::-1], GREEDY) == single[::-1]
-    assert generator.generate(queries[4:], GREEDY) == single[4:]  # too little in common to share
+    assert generator.generate(queries[4:], GREEDY) == single[4:]  # only the system prompt is shared
     assert generator.generate([], GREEDY) == []
 
 
-def test_shared_prefix_gives_the_logits_of_unshared_rows(generator: Generator, queries: list[Query]) -> None:
-    same = queries[:5]
+@pytest.mark.parametrize(
+    ("rows", "leaders", "inside"),
+    [
+        (slice(0, 5), 1, True),  # of one picture: the picture too
+        (slice(2, 8), 1, False),  # of several pictures and of none: the system prompt
+        (slice(7, 9), 1, False),
+    ],
+)
+def test_shared_prefix_gives_the_logits_of_unshared_rows(
+    generator: Generator, queries: list[Query], rows: slice, leaders: int, inside: bool
+) -> None:
+    same = queries[rows]
     prompts = [generator.encode(query) for query in same]
-    apart = [replace(query, images=(query.images[0].copy(),)) for query in same]
+    assert generator.vision is not None
+    image = generator.vision.image_token_id
+    shared, led, _ = shared_prefix(same, prompts, image)
+    assert shared > 10 and len(led) == leaders and (image in prompts[0][:shared]) is inside
     with torch.inference_mode():
-        shared, unshared = generator._prefill(same, prompts), generator._prefill(apart, prompts)
-    assert (shared.mask != unshared.mask).any()  # the padding stands elsewhere
-    torch.testing.assert_close(shared.logits, unshared.logits, rtol=0, atol=2e-5)
+        together = generator._prefill(same, prompts).logits
+        apart = [generator._prefill([query], [prompt]).logits for query, prompt in zip(same, prompts, strict=True)]
+    torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=2e-5)
+
+
+def test_little_in_common_is_not_shared() -> None:
+    red, green = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))
+    of_two = [Query.ask("a", red), Query.ask("b", red), Query.ask("c", green), Query.ask("d", green)]
+    assert shared_prefix(of_two, [[1, 7, 7, 7, 2, n] for n in (3, 4, 3, 4)], 7) == (5, [0, 2], [0, 0, 1, 1])
+    assert shared_prefix(of_two, [[1, 7, 7, 7, n, 2, 2] for n in (3, 4, 3, 4)], 7) == (4, [0, 2], [0, 0, 1, 1])
+    # Of different pictures only what stands before them: 1 of 4 ids thrice is 3 of 16, less than a quarter.
+    different = [Query.ask("a", Image.new("RGB", (8, 8))) for _ in range(4)]
+    assert shared_prefix(different, [[1, 7, 7, 3]] * 4, 7) == (0, [], [])
+    assert shared_prefix(different, [[1, 1, 1, 7, 3]] * 4, 7) == (2, [0], [0, 0, 0, 0])
+    assert shared_prefix(different[:1], [[1, 1, 1, 7, 3]], 7) == (0, [], [])
 
 
 def test_each_picture_goes_through_the_tower_once(generator: Generator, queries: list[Query]) -> None:

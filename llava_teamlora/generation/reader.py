@@ -1,7 +1,7 @@
 """Prompts -> the model's state after them: what stands in its cache, and what it expects next.
 
 A prompt's ids are made exactly as in training (template -> tokenize -> picture places expanded). Pictures go through
-the vision tower once each, and what the questions about one picture have in common is computed once for all of them.
+the vision tower once each, and what the questions about one picture, or all, have in common is computed once for them.
 Rows of unequal length are padded on the left of what is their own, so that the last position is always the newest.
 """
 
@@ -105,9 +105,10 @@ class Reader:
         return prepare_image(image, self.vision.image_processor, self.vision.aspect_ratio)
 
     def _prefill(self, queries: Sequence[Query], prompts: list[list[int]]) -> State:
-        """Run the prompts: first what each picture's questions share, then the rest."""
+        """Run the prompts: first what rows share, then the rest."""
         embeds, mask = self._embed(queries, prompts)  # [B, T, D], [B, T], padded on the left
-        shared, leaders, follow = shared_prefix(queries, prompts)
+        image = None if self.vision is None else self.vision.image_token_id
+        shared, leaders, follow = shared_prefix(queries, prompts, image)
         cache = None
         if shared:
             starts = [mask.shape[1] - len(prompts[row]) for row in leaders]

@@ -9,26 +9,43 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.generation.query import Query
 
 
-def shared_prefix(queries: Sequence[Query], prompts: list[list[int]]) -> tuple[int, list[int], list[int]]:
-    """How many first ids all questions of any one picture have in common, and who computes them for whom.
+def shared_prefix(
+    queries: Sequence[Query], prompts: list[list[int]], image: int | None
+) -> tuple[int, list[int], list[int]]:
+    """How many first ids are computed once for several rows, and who computes them for whom.
+
+    Either those that all questions of any one picture have in common, or those before any picture that all rows have
+    in common, the system prompt: whichever saves more.
+
+    Args:
+        queries: of the rows.
+        prompts: their ids.
+        image: the id of a picture's place.
 
     Returns:
         ``(P, leaders [G], follow [B])``: row ``b`` starts as row ``leaders[follow[b]]`` does. P is 0 where
-        sharing would not save at least half the rows.
+        sharing would not save a quarter of all ids.
     """
+    by_picture = _sharing([tuple(map(id, query.images)) for query in queries], prompts)
+    before = [prompt[: prompt.index(image)] if image in prompt else prompt for prompt in prompts]
+    by_all = _sharing([()] * len(prompts), before)
+    saved, shared, leaders, follow = max(by_picture, by_all, key=lambda found: found[0])
+    return (shared, leaders, follow) if 4 * saved >= sum(map(len, prompts)) else (0, [], [])
+
+
+def _sharing(keys: Sequence[tuple[int, ...]], prompts: list[list[int]]) -> tuple[int, int, list[int], list[int]]:
+    """Ids saved when rows of one key share what they have in common, and then as :func:`shared_prefix`."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for row, query in enumerate(queries):
-        groups.setdefault(tuple(map(id, query.images)), []).append(row)
-    if 2 * len(groups) > len(queries):
-        return 0, [], []
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
     lengths = []
     for rows in groups.values():
         low, high = min(prompts[row] for row in rows), max(prompts[row] for row in rows)
         # Each row keeps a token of its own, to get logits from.
         lengths.append(min(common_length(low, high), len(low) - 1))
+    shared = max(0, min(lengths))
     number = {key: i for i, key in enumerate(groups)}
-    follow = [number[tuple(map(id, query.images))] for query in queries]
-    return min(lengths), [rows[0] for rows in groups.values()], follow
+    return shared * (len(prompts) - len(groups)), shared, [r[0] for r in groups.values()], [number[key] for key in keys]
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
