@@ -127,7 +127,11 @@ check() {
 run() {
   local names command=(llava-teamlora) flags=(${DATA_ROOT:+--data_root "$DATA_ROOT"} --out "$2")
   read -ra names <<<"$1"
-  ((GPUS == 1)) || command=(torchrun --nproc_per_node "$GPUS" --standalone -m -- llava_teamlora.cli)
+  if ((GPUS > 1)); then
+    command=(torchrun --nproc_per_node "$GPUS" --standalone -m -- llava_teamlora.cli)
+    # torchrun ends in a traceback of its own; what is of use comes last.
+    trap 'echo "interrupted; the answers so far are kept, the same command goes on" >&2; exit 130' INT
+  fi
   if [[ -n $ENDPOINT ]]; then
     flags+=(--endpoint "$ENDPOINT")
     [[ -z $MODEL ]] || flags+=(--endpoint_model "$MODEL")

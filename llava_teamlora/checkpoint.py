@@ -110,7 +110,12 @@ def load_model(
         template=loaded.template,
         vision=loaded.vision,
         name=loaded.name,
-        manifest={**loaded.manifest, "dtype": str(torch_dtype).removeprefix("torch."), "device": device},
+        manifest={
+            **loaded.manifest,
+            "dtype": str(torch_dtype).removeprefix("torch."),
+            "device": device,
+            "attn_implementation": loaded.model.config._attn_implementation,
+        },
     )
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from llava_teamlora import __version__
-from llava_teamlora.errors import UserError, is_lost_process
+from llava_teamlora.errors import UserError, is_lost_process, tell_launcher
 
 _EPILOG = """\
 A first run, on a bare CPU machine:   bash scripts/finetune_teamlora.sh
@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader went away, as `head` does; the interpreter must not complain of it on the way out either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return 130
 
 
@@ -94,7 +94,9 @@ def _refused(error: UserError) -> int:
     rank = os.environ.get("RANK", "0")
     if rank != "0":
         time.sleep(_FIRST_SPEAKS_S)  # when the first process finds it too, the launcher ends this one meanwhile
-    print(f"error: process {rank}: {error}" if rank != "0" else f"error: {error}", file=sys.stderr)
+    said = f"error: process {rank}: {error}" if rank != "0" else f"error: {error}"
+    print(said, file=sys.stderr)
+    tell_launcher(said)
     return 1
 
 

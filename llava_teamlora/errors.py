@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
+import time
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 
 class UserError(Exception):
     """Something the user can mend. The message names the file, index or field, and the remedy."""
+
+
+def tell_launcher(message: str) -> None:
+    """Let torchrun end with what went wrong: its own report of a failed process, the last it prints, then holds it.
+
+    Without a launcher nothing happens. Source: ``torch.distributed.elastic.multiprocessing.errors``.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    said = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
+    with suppress(OSError):  # the message has been printed as well
+        Path(path).write_text(json.dumps({"message": said}), encoding="utf-8")
 
 
 def is_lost_process(error: RuntimeError) -> bool:

@@ -12,7 +12,21 @@ from pathlib import Path
 from llava_teamlora.errors import UserError
 
 
-def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+def encoded(text: str) -> bytes:
+    r"""As UTF-8; half of a pair of surrogates, which a model may say, as ``\udXXX``: so JSON escapes it."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Another file of the same name: ``scores.json``, ``.rows.jsonl`` -> ``scores.rows.jsonl``.
+
+    Only ``.json`` and ``.jsonl`` are endings: what follows the last dot of ``llava-v1.5-7b`` is part of its name.
+    """
+    stem = path.stem if path.suffix in (".json", ".jsonl") else path.name
+    return path.with_name(stem + ending)
+
+
+def write_atomically(path: Path, content: str | bytes | Iterable[str | bytes]) -> None:
     """Write a whole file or nothing, and make its folder: a reader never sees half of it.
 
     Args:
@@ -28,7 +42,7 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             for piece in [content] if isinstance(content, (str, bytes)) else content:
-                file.write(piece.encode("utf-8") if isinstance(piece, str) else piece)
+                file.write(encoded(piece) if isinstance(piece, str) else piece)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -230,3 +230,32 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_file(tmp_path: Path) 
     assert (killed / name).read_bytes() == (straight / name).read_bytes()
     scores = [json.loads((folder / "easy_vqa" / "scores.json").read_text()) for folder in (killed, straight)]
     assert scores[0]["total"] == scores[1]["total"] and scores[0]["total"]["n"] == 60
+
+
+def test_after_an_interruption_what_is_of_use_comes_last(tmp_path: Path) -> None:
+    """A torchrun of our own, which ends as the real one does: in a traceback."""
+    launcher, up = tmp_path / "torchrun", tmp_path / "up"
+    lines = (
+        "#!/usr/bin/env bash",
+        "trap 'echo Traceback >&2; exit 1' INT",
+        f"touch {up}",
+        "while :; do sleep 0.05; done",
+    )
+    launcher.write_text("\n".join(lines))
+    launcher.chmod(0o755)
+    variables = "GPUS=2 MODEL=m MODEL_BASE= ENDPOINT= DATA_ROOT= BATCH= MODE= LIMIT= SHOW="
+    running = subprocess.Popen(
+        ["bash", "-c", f"set -euo pipefail; source {EVAL / 'common.sh'}; {variables}; run pope out; echo went on"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not up.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)
+    said, complained = running.communicate(timeout=30)
+    assert (running.returncode, said) == (130, "")
+    assert complained == "Traceback\ninterrupted; the answers so far are kept, the same command goes on\n"

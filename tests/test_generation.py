@@ -307,7 +307,7 @@ def test_prompt_tuned_model_answers_as_peft_does(tiny: str, queries: list[Query]
 
 
 def test_a_prompt_too_long_is_refused(generator: Generator) -> None:
-    with pytest.raises(UserError, match=r"the prompt has \d+ tokens, .* positions; shorten"):
+    with pytest.raises(UserError, match=r"the prompt has \d+ tokens, .* positions$"):
         generator.generate([Query.ask("red " * 5000)], GREEDY)
 
 

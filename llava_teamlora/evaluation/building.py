@@ -34,6 +34,11 @@ def build(benchmark: Benchmark, data_root: Path | None = None, *, overwrite: boo
         UserError: an official file is missing, there is nothing to build, or a file of other content is there. Nothing
             is written then.
     """
+    needs = benchmark.needs(data_root)
+    inputs = dict.fromkeys(i for need in needs for i in need.made_from if not i.path.exists())
+    if inputs:
+        missing = "; ".join(f"{need.path} ({need.what}), from {need.source}" for need in inputs)
+        raise UserError(f"{benchmark.name}: to build from is missing: {missing}")
     files = benchmark.build(data_root)
     if not files:
         raise UserError(f"{benchmark.name}: nothing to build, its files are read as they are published")

@@ -1,15 +1,16 @@
 """Two runs' ``scores.rows.jsonl`` -> whether the one is better, question by question. Imports no torch.
 
 Both runs answered the same questions, so the difference is judged on pairs: what is hard for both cancels out. A
-figure that is the mean of its rows gets the closed form of ``metrics.paired_difference``. Any other (POPE's F1, MME's
-sum of subtasks, MMBench's circular accuracy) is aggregated anew by its benchmark without one block of clusters after
-another, 100 times for each run: from a second (MME) to half a minute (SEED-Bench).
+figure that is a mean of rows, or of clusters whose rows are all right (MMBench's questions in all rotations), gets the
+closed form of ``metrics.paired_difference``, and what it is the mean of is counted. Any other (POPE's F1, MME's sum of
+subtasks) is aggregated anew by its benchmark without one block of clusters after another, 100 times for each run: from
+a second (MME) to half a minute (SEED-Bench).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from llava_teamlora.evaluation.benchmarks import get_benchmark
 from llava_teamlora.evaluation.jackknife import block_jackknife
 from llava_teamlora.evaluation.metrics import Difference, mcnemar, paired_difference
 from llava_teamlora.evaluation.row_logs import Run, read_run, read_run_like
-from llava_teamlora.evaluation.score_files import ScoreFile, read_scores
-from llava_teamlora.evaluation.scoring import file_sha256, rows_path
-from llava_teamlora.evaluation.types import Benchmark, Scores
+from llava_teamlora.evaluation.score_files import ScoreFile, read_scores, told_apart
+from llava_teamlora.evaluation.scoring import ROWS, file_sha256, rows_path
+from llava_teamlora.evaluation.types import Benchmark, Sample, Scores
 
-_ROWS = ".rows.jsonl"
 _Cell = tuple[str, str]
 """Kind and name of a figure."""
 _TOTAL: _Cell = ("total", "total")
+_Value = tuple[float, str]
+"""A number and the cluster it belongs to."""
 _CLOSE = 1e-9
 
 
@@ -40,10 +42,11 @@ class Line:
         other: for the other run.
         stderr: of other - base, paired and clustered; None where it cannot be known.
         interval: 95 %, likewise.
-        wins: rows that the other run does better.
-        losses: rows that it does worse.
-        ties: the rest.
-        mcnemar_p: two-sided and exact; None unless every row is right or wrong.
+        wins: of the rows, or clusters all right, that the figure is the mean of: where the other run's is higher;
+            None for a figure that is no such mean.
+        losses: where it is lower, likewise.
+        ties: the rest, likewise.
+        mcnemar_p: two-sided and exact; None unless there are such counts, all of right and wrong.
     """
 
     name: str
@@ -51,9 +54,9 @@ class Line:
     other: float
     stderr: float | None
     interval: tuple[float, float] | None
-    wins: int
-    losses: int
-    ties: int
+    wins: int | None
+    losses: int | None
+    ties: int | None
     mcnemar_p: float | None
 
     @property
@@ -64,7 +67,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One benchmark, two runs; the total is the first of the lines."""
+    """One benchmark, two runs; the total is the first of the lines.
+
+    Attributes:
+        benchmark: the name that the scores go by; both names where the runs were not measured alike.
+        metric: what the total is.
+        base: label of the base run.
+        other: label of the other.
+        questions: that both answered.
+        lines: one a figure.
+        alike: whether the two names are one: neither is ``[likelihood]``, say, and the other not.
+    """
 
     benchmark: str
     metric: str
@@ -72,6 +85,7 @@ class Comparison:
     other: str
     questions: int
     lines: tuple[Line, ...]
+    alike: bool = True
 
 
 def compare(base: str, others: Sequence[str]) -> list[Comparison]:
@@ -92,12 +106,12 @@ def compare(base: str, others: Sequence[str]) -> list[Comparison]:
                 "give scores of the same benchmarks"
             )
     found = []
-    for name, file in ours.items():
-        others_of_it = [files[name] for files in theirs]
+    for name in ours:
+        file, *others_of_it = told_apart([files[name] for files in (ours, *theirs)])
         if any(one.server for one in (file, *others_of_it)):
             # No rows: the figures can be put side by side, and no more.
             runs = [Run(one, [], []) for one in (file, *others_of_it)]
-            found += [_comparison(runs[0], run, {_TOTAL: None}) for run in runs[1:]]
+            found += [_comparison(runs[0], run, {_TOTAL: _Measured(None, [])}) for run in runs[1:]]
         else:
             run = read_run(file)
             found += [_compare(run, read_run_like(run, one)) for one in others_of_it]
@@ -105,12 +119,15 @@ def compare(base: str, others: Sequence[str]) -> list[Comparison]:
 
 
 def _scores_of(argument: str) -> dict[str, ScoreFile]:
-    """By benchmark; ``x/scores.rows.jsonl`` stands for ``x/scores.json``.
+    """By benchmark; ``x.rows.jsonl`` stands for the ``x.json``, or the ``x``, beside it.
 
     Raises:
         UserError: two are of the same benchmark.
     """
-    files = read_scores([argument.removesuffix(_ROWS) + ".json" if argument.endswith(_ROWS) else argument])
+    if argument.endswith(ROWS):
+        bare = argument.removesuffix(ROWS)
+        argument = bare if Path(bare.partition("=")[2] or bare).is_file() else f"{bare}.json"
+    files = read_scores([argument])
     found: dict[str, ScoreFile] = {}
     for file in files:
         if found.setdefault(file.benchmark, file) is not file:
@@ -120,22 +137,42 @@ def _scores_of(argument: str) -> dict[str, ScoreFile]:
     return found
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A row, or a cluster, as part of a mean in both runs."""
+
+    base: float
+    other: float
+    cluster: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """How a figure differs, and what it is the mean of in both runs; empty if it is no mean."""
+
+    difference: Difference | None
+    pairs: list[_Pair]
+
+
 def _compare(base: Run, other: Run) -> Comparison:
     cells = [cell for cell in _cells(base) if cell in _cells(other)]
-    measured = {cell: _by_rows(cell, base, other) for cell in cells}
-    unclear = [cell for cell, difference in measured.items() if difference is None]
-    measured |= _by_jackknife(unclear, base, other) if unclear else {}
+    measured = {cell: _by_pairs(_pairs(cell, base, other)) for cell in cells}
+    unclear = [cell for cell, found in measured.items() if not found.pairs]
+    if unclear:
+        measured |= {cell: _Measured(found, []) for cell, found in _by_jackknife(unclear, base, other).items()}
     return _comparison(base, other, measured)
 
 
-def _comparison(base: Run, other: Run, measured: Mapping[_Cell, Difference | None]) -> Comparison:
+def _comparison(base: Run, other: Run, measured: Mapping[_Cell, _Measured]) -> Comparison:
+    names = list(dict.fromkeys(run.file.content["name"] for run in (base, other)))
     return Comparison(
-        benchmark=base.file.content["name"],
+        benchmark=" against ".join(names),
         metric=base.file.content["metric"],
         base=base.file.label,
         other=other.file.label,
         questions=len(base.samples),
-        lines=tuple(_line(cell, base, other, difference) for cell, difference in measured.items()),
+        lines=tuple(_line(cell, base, other, found) for cell, found in measured.items()),
+        alike=len(names) == 1,
     )
 
 
@@ -147,28 +184,45 @@ def _cells(run: Run) -> dict[_Cell, dict[str, Any]]:
     }
 
 
-def _values(cell: _Cell, run: Run) -> list[float | None]:
-    """What each row adds to a figure, if it is a mean; None where the row has no part in it."""
+def _pairs(cell: _Cell, base: Run, other: Run) -> list[_Pair]:
+    """What a figure is the mean of, by its value and its count in both runs; nothing if it is no such mean."""
+    for ours, theirs in zip(_candidates(cell, base), _candidates(cell, other), strict=True):
+        if _is_mean(ours, _cells(base)[cell]) and _is_mean(theirs, _cells(other)[cell]):
+            return [_Pair(a, b, cluster) for (a, cluster), (b, _) in zip(ours, theirs, strict=True)]
+    return []
+
+
+def _candidates(cell: _Cell, run: Run) -> Iterator[list[_Value]]:
+    """What a figure could be the mean of, as (value, cluster), in the same order of both runs."""
     kind, name = cell
-    if kind == "extra":
-        return [verdict.extra.get(name) for verdict in run.verdicts]
-    return [
-        verdict.score if kind == "total" or sample.group == name else None
-        for sample, verdict in zip(run.samples, run.verdicts, strict=True)
-    ]
+    rows = list(zip(run.samples, run.verdicts, strict=True))
+    measured = kind == "extra" and all(name in verdict.extra for verdict in run.verdicts)
+    yield [(verdict.extra[name], sample.cluster) for sample, verdict in rows] if measured else []
+
+    members: Callable[[Sample], bool] = (lambda _: True) if cell == _TOTAL else (lambda sample: sample.group == name)
+    scores = [(verdict.score, sample.cluster) for sample, verdict in rows if members(sample)]
+    yield scores
+    worst: dict[str, float] = {}
+    for score, cluster in scores:
+        worst[cluster] = min(score, worst.get(cluster, score))
+    yield [(score, cluster) for cluster, score in worst.items()]
+
+    yield [(v.score, s.cluster) for s, v in rows if s.image is not None] if cell == _TOTAL else []
+    yield [(verdict.score, sample.cluster) for sample, verdict in rows] if kind == "extra" else []
 
 
-def _by_rows(cell: _Cell, base: Run, other: Run) -> Difference | None:
-    """The difference of a figure that is the mean of its rows in both runs; None of any other."""
-    parts = []
-    for run in (base, other):
-        rows = [(v, s.cluster) for v, s in zip(_values(cell, run), run.samples, strict=True) if v is not None]
-        values, figure = [value for value, _ in rows], _cells(run)[cell]
-        if not rows or abs(sum(values) / len(values) - figure["value"]) > _CLOSE:
-            return None
-        parts.append((values, [cluster for _, cluster in rows]))
-    (ours, clusters), (theirs, _) = parts
-    return paired_difference(ours, theirs, clusters) if len(ours) == len(theirs) else None
+def _is_mean(values: Sequence[_Value], figure: Mapping[str, Any]) -> bool:
+    # Count and unit too: what is no mean may happen to be the same (MME's points where answers come in pairs).
+    if not len(values) == figure["n"] > 0 or figure.get("maximum", 100.0) != 100:
+        return False
+    return abs(math.fsum(value for value, _ in values) / len(values) - figure["value"]) < _CLOSE
+
+
+def _by_pairs(pairs: list[_Pair]) -> _Measured:
+    if not pairs:
+        return _Measured(None, [])
+    columns = [pair.base for pair in pairs], [pair.other for pair in pairs], [pair.cluster for pair in pairs]
+    return _Measured(paired_difference(*columns), pairs)
 
 
 def _by_jackknife(names: Sequence[_Cell], base: Run, other: Run) -> dict[_Cell, Difference]:
@@ -224,11 +278,11 @@ def _aggregate(benchmark: Benchmark, run: Run, kept: Sequence[int]) -> dict[_Cel
     return found | {("extra", name): score.value for name, score in scores.extra.items()}
 
 
-def _line(cell: _Cell, base: Run, other: Run, found: Difference | None) -> Line:
-    both = zip(_values(cell, base), _values(cell, other), strict=True)
-    pairs = [(a, b) for a, b in both if a is not None and b is not None]
-    wins = sum(b > a for a, b in pairs)
-    losses = sum(b < a for a, b in pairs)
+def _line(cell: _Cell, base: Run, other: Run, measured: _Measured) -> Line:
+    pairs, found = measured.pairs, measured.difference
+    wins = sum(pair.other > pair.base for pair in pairs)
+    losses = sum(pair.other < pair.base for pair in pairs)
+    right_or_wrong = pairs and all({pair.base, pair.other} <= {0.0, 1.0} for pair in pairs)
     ours, theirs = _cells(base)[cell], _cells(other)[cell]
     maximum = ours.get("maximum", 100.0)
     interval = found.interval if found else None
@@ -238,8 +292,8 @@ def _line(cell: _Cell, base: Run, other: Run, found: Difference | None) -> Line:
         other=theirs["value"] * maximum,
         stderr=None if found is None or found.stderr is None else found.stderr * maximum,
         interval=None if interval is None else (interval[0] * maximum, interval[1] * maximum),
-        wins=wins,
-        losses=losses,
-        ties=len(pairs) - wins - losses,
-        mcnemar_p=mcnemar(wins, losses) if pairs and all({a, b} <= {0.0, 1.0} for a, b in pairs) else None,
+        wins=wins if pairs else None,
+        losses=losses if pairs else None,
+        ties=len(pairs) - wins - losses if pairs else None,
+        mcnemar_p=mcnemar(wins, losses) if right_or_wrong else None,
     )

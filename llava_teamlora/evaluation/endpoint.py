@@ -18,6 +18,47 @@ from llava_teamlora.evaluation.reading import read_text
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _SHOWN = 500  # characters of a server's own words
+# So many in a row, and no answer between them, are the server's failures and not the questions'. A refusal comes at
+# once, and a run that goes on may have all that were refused before in front of it; a server that hangs costs minutes.
+_TROUBLES_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 500
+
+
+class ServerError(UserError):
+    """What every other question to the server would meet, too: nobody there, a wrong key, no such address or model."""
+
+
+class ServerTrouble(UserError):
+    """What other questions may meet, too: no answer in time, status 429 or 5xx to the end, or no answer's format."""
+
+
+class Patience:
+    """Tells a question's failure, after which others are asked, from the server's."""
+
+    def __init__(self) -> None:
+        self._failed: set[object] = set()  # since the last answer
+
+    def answered(self) -> None:
+        """A question has been answered."""
+        self._failed.clear()
+
+    def end(self, key: str, error: UserError, about: object = None) -> UserError | None:
+        """A question failed; returns what to end with, if every other one would fail, too.
+
+        Args:
+            key: the question's.
+            error: of the server.
+            about: what it shares with others, its picture: a filter's verdict is the same on all of a picture's
+                questions, so they count once.
+        """
+        self._failed.add(about or key)
+        if isinstance(error, ServerError):
+            return UserError(f"{key}: {error}")
+        most = _TROUBLES_IN_A_ROW if isinstance(error, ServerTrouble) else _REFUSALS_IN_A_ROW
+        if len(self._failed) < most:
+            return None
+        return UserError(
+            f"{len(self._failed)} questions in a row failed, so no more are asked; the last, {key}: {error}"
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +103,15 @@ def picture_message(text: str, content: bytes, mime: str) -> dict[str, Any]:
     address = f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
     parts = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
     return {"role": "user", "content": parts}
+
+
+def _sendable(part: Any) -> Any:
+    """Half of a pair of surrogates, which a model may say and UTF-8 cannot send, as the replacement character."""
+    if isinstance(part, str):
+        return part if part.isascii() else part.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(part, Mapping):
+        return {name: _sendable(value) for name, value in part.items()}
+    return [_sendable(one) for one in part] if isinstance(part, Sequence) else part
 
 
 class Endpoint:
@@ -119,7 +169,7 @@ class Endpoint:
         """
         request: dict[str, Any] = {
             "model": self.model,
-            "messages": list(messages),
+            "messages": _sendable(messages),
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
@@ -162,27 +212,29 @@ class Endpoint:
         try:
             return request()
         except openai.APITimeoutError as error:
-            raise UserError(
+            raise ServerTrouble(
                 f"{self.url}: no answer within {self.timeout_s:g} s, {self._attempts()}; is it overloaded?"
             ) from error
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise UserError(f"{self.url}: cannot be reached, {self._attempts()} ({self._words(cause)})") from error
+            raise ServerError(f"{self.url}: cannot be reached, {self._attempts()} ({self._words(cause)})") from error
         except openai.APIStatusError as error:
             again = error.status_code in (408, 409, 429) or error.status_code >= 500
             times = f", {self._attempts()}" if again else ""
             hint = "; the address usually ends in /v1" if error.status_code == 404 else ""
-            raise UserError(
+            for_all = error.status_code in (401, 403, 404)
+            kind = ServerError if for_all else ServerTrouble if again else UserError
+            raise kind(
                 f"{self.url}: status {error.status_code}{times}: {self._words(error.response.text)}{hint}"
             ) from error
         except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that says it is JSON and is not
-            raise UserError(f"{self.url}: sent something that is no answer ({self._words(error)})") from error
+            raise ServerTrouble(f"{self.url}: sent something that is no answer ({self._words(error)})") from error
 
     def _reply(self, content: Any) -> Reply:
         choices = getattr(content, "choices", None)
         if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
             found = content if isinstance(content, str) else getattr(content, "model_dump_json", lambda: content)()
-            raise UserError(f"{self.url}: sent no chat completion but {self._words(found)}; does it end in /v1?")
+            raise ServerTrouble(f"{self.url}: sent no chat completion but {self._words(found)}; does it end in /v1?")
         text, finish = choices[0].message.content, choices[0].finish_reason
         if finish == "content_filter":
             raise UserError(f"{self.url}: {self.model} withheld its answer (finish_reason content_filter)")

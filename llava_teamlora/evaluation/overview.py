@@ -62,10 +62,19 @@ def _refuse_mixtures(found: Sequence[ScoreFile]) -> None:
 def _column(name: str, found: Sequence[ScoreFile]) -> Column:
     if name == AVERAGE:
         return Column(AVERAGE, "Avg.")
-    maxima = {file.content["total"].get("maximum", 100.0) for file in found if file.benchmark == name}
-    if len(maxima) > 1:
-        raise UserError(f"{name}: its scores are of different maxima {sorted(maxima)}; score them anew, alike")
-    return Column(name, HEADS.get(name, name), maxima.pop() if maxima else maximum_of(name), decimals=1)
+    return Column(name, HEADS.get(name, name), _usual_maximum(name, found), decimals=1)
+
+
+def _usual_maximum(name: str, found: Sequence[ScoreFile]) -> float:
+    """What a perfect score of all questions is: as published, else the greatest of the files'.
+
+    A part of MME has fewer subtasks, and so a lower one.
+    """
+    return maximum_of(name) if name in HEADS else max(_maximum(file) for file in found if file.benchmark == name)
+
+
+def _maximum(file: ScoreFile) -> float:
+    return file.content["total"].get("maximum", 100.0)
 
 
 def _row(
@@ -95,14 +104,21 @@ def _cell(file: ScoreFile, column: Sequence[ScoreFile]) -> Cell:
     one_metric = len({other.content["metric"] for other in column}) == 1
     if not one_metric or file.judged:
         notes.append(file.content["metric"])
-    comparable = one_metric and not file.remarks
+    usual = _maximum(file) == _usual_maximum(file.benchmark, column)
+    if not usual:
+        notes.append(f"of {_maximum(file):g}")
+    comparable = one_metric and usual and not file.remarks
     if file.server is not None:
         notes.append(f"from the test server: {file.server}")
+    if file.untied is not None:
+        notes.append(file.untied)
     return as_unit(file.content["total"], tuple(notes), comparable)
 
 
 def _average(files: dict[str, ScoreFile], cells: dict[str, Cell]) -> Cell:
-    """Its standard error takes the benchmarks for independent: sqrt(sum of the shares' variances) * 100 / 9.
+    """With the footnotes of what it is made of.
+
+    Its standard error takes the benchmarks for independent: sqrt(sum of the shares' variances) * 100 / 9.
 
     MMBench and MMBench-CN ask the same in two languages, so that the true one is a little larger.
     """
@@ -110,9 +126,11 @@ def _average(files: dict[str, ScoreFile], cells: dict[str, Cell]) -> Cell:
     errors = {name: total["stderr"] for name, total in totals.items() if total["stderr"] is not None}
     unknown = [HEADS[name] for name in NINE if name not in errors]
     error = 100 * math.sqrt(sum(e * e for e in errors.values())) / len(NINE) if errors else None
-    note = [f"± without that of {', '.join(unknown)}, which is not known"] if unknown and errors else []
+    notes = dict.fromkeys(note for name in NINE for note in cells[name].notes)
+    if unknown and errors:
+        notes[f"± without that of {', '.join(unknown)}, which is not known"] = None
     value = average({name: total["value"] for name, total in totals.items()})
-    return Cell(value, error, tuple(note), all(cells[name].comparable for name in NINE))
+    return Cell(value, error, tuple(notes), all(cells[name].comparable for name in NINE))
 
 
 def _published(columns: Sequence[Column]) -> tuple[Row, ...]:

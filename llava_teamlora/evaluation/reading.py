@@ -18,6 +18,11 @@ EVAL_ROOT = Path("playground/data/eval")
 """LLaVA's folder of benchmarks; ``--data_root`` names another."""
 
 
+def data_folder(data_root: Path | None, name: str) -> Path:
+    """A benchmark's own folder in the folder of benchmarks, which is LLaVA's unless named."""
+    return (EVAL_ROOT if data_root is None else data_root) / name
+
+
 def read_text(path: Path) -> str:
     """A whole text file.
 
@@ -45,10 +50,28 @@ def decode(content: bytes, path: Path, remedy: str = "save it as UTF-8") -> str:
     Raises:
         UserError: not UTF-8.
     """
+    if other := _no_text(content):
+        raise UserError(f"{path}: {other}")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {remedy}") from error
+
+
+_BEGINNINGS = {
+    b"\x1f\x8b": "is packed (gzip); unpack it first",
+    b"PK\x03\x04": "is packed (zip); unpack it first",
+    b"BZh": "is packed (bzip2); unpack it first",
+    b"\xfd7zXZ\x00": "is packed (xz); unpack it first",
+    b"\x28\xb5\x2f\xfd": "is packed (zstd); unpack it first",
+    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
+}
+
+
+def _no_text(content: bytes) -> str | None:
+    """What a file is that begins so, and what to do with it; None if it may be UTF-8 text."""
+    return next((kind for start, kind in _BEGINNINGS.items() if content.startswith(start)), None)
 
 
 def read_json(path: Path) -> Any:
@@ -59,8 +82,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets in brackets in brackets
+        raise UserError(f"{path}: is not JSON that can be read ({error})") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -127,11 +150,24 @@ def stream_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = _json_line(line, path, number)
             except UserError as error:
-                if line.endswith(b"\n"):
-                    raise
-                raise UserError(f"{error}; the file ends there: was it written to its end?") from error
+                raise _explained(error, path, line, number) from error
             if row is not None:
                 yield row
+
+
+def _explained(error: UserError, path: Path, line: bytes, number: int) -> UserError:
+    """What is wrong with a broken line's whole file, if the line tells."""
+    start = line.removeprefix(b"\xef\xbb\xbf").strip()
+    if number == 1 and (other := _no_text(line)):
+        return UserError(f"{path}: {other}")
+    if number == 1 and (start.startswith(b"[") or start == b"{"):
+        return UserError(
+            f"{path}: is one piece of JSON, not JSON lines; write one object a line, without brackets around them or "
+            "commas between (of a list, jq -c '.[]' makes such lines)"
+        )
+    if not line.endswith(b"\n"):
+        return UserError(f"{error}; the file ends there: was it written to its end?")
+    return error
 
 
 def _json_line(line: bytes, path: Path, number: int) -> tuple[str, dict[str, Any]] | None:
@@ -146,6 +182,8 @@ def _json_line(line: bytes, path: Path, number: int) -> tuple[str, dict[str, Any
         raise UserError(f"{where}: is not UTF-8 text ({problem}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets
+        raise UserError(f"{where}: JSON that cannot be read ({error})") from error
 
 
 def parse_json_lines(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.reading import read_json_object
+from llava_teamlora.evaluation.reading import read_json_object, stream_json_lines
 
 SCORES = "scores.json"
 _PARTS = ("name", "version", "metric", "total", "groups", "extra", "baselines")
@@ -55,6 +56,12 @@ class ScoreFile:
         """Where a test server's score was obtained; None for one that was computed here."""
         return self.content.get("server_score")
 
+    @property
+    def untied(self) -> str | None:
+        """Why nobody knows that a judge's grades are of these answers; None where that is known, or none were given."""
+        grades = self.content.get("grades")
+        return grades.get("note") if isinstance(grades, dict) else None
+
     def __str__(self) -> str:
         return f"{self.content['name']} (version {self.content['version']})"
 
@@ -76,6 +83,19 @@ def read_scores(arguments: Sequence[str]) -> list[ScoreFile]:
     return found
 
 
+def told_apart(files: Sequence[ScoreFile]) -> list[ScoreFile]:
+    """The same files; those that go by one label, as one model's answers in two ways, get their folder or name too."""
+    times = Counter(file.label for file in files)
+    folders = Counter((file.label, file.path.parent) for file in files)
+
+    def label(file: ScoreFile) -> str:
+        if times[file.label] == 1:
+            return file.label
+        return f"{file.label}, {file.path.parent if folders[file.label, file.path.parent] == 1 else file.path}"
+
+    return [replace(file, label=label(file)) for file in files]
+
+
 def refuse_other_edition(file: ScoreFile, first: ScoreFile) -> None:
     """Raise UserError if two files of a benchmark are known to be about other questions."""
     if file.data_sha256 and first.data_sha256 and file.data_sha256 != first.data_sha256:
@@ -93,10 +113,14 @@ def _files(path: Path) -> list[Path]:
     ]
     if found:
         return found
-    raise UserError(f"{path}: holds no {SCORES}, neither itself nor a folder a benchmark; make them with evaluate run")
+    others = sorted(file.name for file in path.glob(f"*.{SCORES}"))
+    remedy = f"name a file: {', '.join(others)}" if others else "make them with evaluate run"
+    raise UserError(f"{path}: holds no {SCORES}, neither itself nor a folder a benchmark; {remedy}")
 
 
 def _read(path: Path, label: str, argument: str) -> ScoreFile:
+    if path.suffix == ".jsonl":
+        raise _json_lines_instead(path)
     content = read_json_object(path)
     absent = [name for name in _PARTS if name not in content]
     if absent:
@@ -105,6 +129,16 @@ def _read(path: Path, label: str, argument: str) -> ScoreFile:
     if malformed:
         raise UserError(f"{path}: holds malformed scores ({', '.join(malformed)}); make it anew with evaluate score")
     return ScoreFile(path, label or model_label(content) or argument, content)
+
+
+def _json_lines_instead(path: Path) -> UserError:
+    """What to do with a row log, or answers, that were given for scores."""
+    _, row = next(stream_json_lines(path), ("", {}))
+    if "targets" in row:
+        return UserError(f"{path}: holds rows, one a question; give the scores beside it")
+    if "text" in row:
+        return UserError(f"{path}: looks like answers; score them first: evaluate score BENCH --answers {path}")
+    return UserError(f"{path}: is no {SCORES}; make one with evaluate score")
 
 
 def _malformed(scores: dict[str, Any]) -> list[str]:

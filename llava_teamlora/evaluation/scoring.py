@@ -8,20 +8,22 @@ the baselines on the same rows, what was scored on which data, the manifest of t
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import data_sha256, read_answers, write_json
-from llava_teamlora.evaluation.reading import read_json_object
+from llava_teamlora.evaluation.answers import data_sha256, line_of, read_answers, write_json
+from llava_teamlora.evaluation.checking import load_samples
+from llava_teamlora.evaluation.companions import MANIFEST, read_manifest
+from llava_teamlora.evaluation.judging.provenance import ungraded, untied
 from llava_teamlora.evaluation.types import Benchmark, Prediction, Sample, Scores, Verdict
-from llava_teamlora.files import write_atomically
+from llava_teamlora.files import beside, write_atomically
 
-MANIFEST = "manifest.json"
-_FORMAT = 2
+ROWS = ".rows.jsonl"
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,14 @@ def load_answered(
         limit: take only the first so many questions, and let other answers be; None for all.
 
     Raises:
-        UserError: see ``answers.read_answers``; or the answers were made on another edition of the data.
+        UserError: data is missing; or see ``answers.read_answers``; or the answers are to another edition of the data.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} must be at least 1")
-    samples = benchmark.load(data_root)
+    samples = load_samples(benchmark, data_root)
     pairs = read_answers(answers, samples, limit=limit, partial=partial)
-    path = answers.parent / MANIFEST
-    found = Answered(pairs, len(samples), data_sha256(samples), read_json_object(path) if path.is_file() else None)
-    _check_edition(benchmark, found, path)
+    found = Answered(pairs, len(samples), data_sha256(samples), read_manifest(answers))
+    _check_edition(benchmark, found, answers.parent / MANIFEST)
     return found
 
 
@@ -80,7 +81,7 @@ def _check_edition(benchmark: Benchmark, found: Answered, path: Path) -> None:
         raise UserError(f"{path}: the answers beside it are to {made.get('name')!r}, not to {benchmark.name!r}")
     raise UserError(
         f"{path}: the answers beside it were made on another edition of {benchmark.name}'s data (sha256 "
-        f"{made['data_sha256']!s:.12} there, {found.data_sha256:.12} here: keys, prompts or accepted answers differ); "
+        f"{made['data_sha256']!s:.12} there, {found.data_sha256:.12} here: its questions or truths differ); "
         "give --data_root of the data they were made on, or predict again"
     )
 
@@ -101,7 +102,7 @@ def score(
         benchmark: what was answered.
         answers: JSON lines; a ``manifest.json`` beside it is copied into the scores.
         out: where ``scores.json`` goes; the rows go beside it as ``*.rows.jsonl``.
-        partial: score what is there; the scores' name then says so.
+        partial: score what is there, of a judged benchmark what is graded; the scores' name then says so.
         limit: score only the first so many questions, and let other answers be; None for all.
         data_root: see ``Benchmark.load``.
         grades: a judge's grades, where one is needed.
@@ -116,23 +117,53 @@ def score(
     _spare(out, [answers, *([grades] if grades else [])])
     benchmark = _scorable(benchmark, grades)
     found = load_answered(benchmark, answers, data_root, partial=partial, limit=limit)
+    if partial and benchmark.graded is not None:
+        found = _only_graded(found, benchmark.graded, answers, grades)
     samples = [sample for sample, _ in found.pairs]
     verdicts = [benchmark.judge(sample, prediction.text) for sample, prediction in found.pairs]
     content = {
         **_heading(benchmark, found),
         **_plain(benchmark.aggregate(samples, verdicts)),
         "baselines": _baselines(benchmark, samples, data_root),
+        **_sources(found, answers, data_root, grades),
+    }
+    write_atomically(rows_path(out), map(line_of, map(_row, found.pairs, verdicts)))
+    write_json(out, content)
+    return content
+
+
+def _only_graded(found: Answered, graded: Collection[str], answers: Path, grades: Path | None) -> Answered:
+    """Leave out the answers without a grade.
+
+    Raises:
+        UserError: none has one.
+    """
+    pairs = [pair for pair in found.pairs if pair[0].key in graded]
+    if not pairs:
+        raise UserError(f"{grades}: grades none of the {len(found.pairs)} answers in {answers}; are they of this file?")
+    return replace(found, pairs=pairs)
+
+
+def _sources(found: Answered, answers: Path, data_root: Path | None, grades: Path | None) -> dict[str, Any]:
+    """What the scores were made from."""
+    return {
         "answers": str(answers),
         "answers_sha256": file_sha256(answers),
         "data_root": None if data_root is None else str(data_root),
         "data_sha256": found.data_sha256,
-        "grades": None if grades is None else {"path": str(grades), "sha256": file_sha256(grades)},
+        "grades": None if grades is None else _graded_by(grades, answers),
         "manifest": found.manifest,
     }
-    rows = (_row(pair, verdict) for pair, verdict in zip(found.pairs, verdicts, strict=True))
-    write_atomically(rows_path(out), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_json(out, content)
-    return content
+
+
+def _graded_by(grades: Path, answers: Path) -> dict[str, Any]:
+    """The grade file; and a ``note``, which is printed too, where nobody knows that it is of these answers."""
+    found = {"path": str(grades), "sha256": file_sha256(grades)}
+    note = untied(grades, answers)
+    if note is None:
+        return found
+    print(f"{grades}: {note}", file=sys.stderr)
+    return {**found, "note": note}
 
 
 def _spare(out: Path, read: Sequence[Path]) -> None:
@@ -150,17 +181,13 @@ def _scorable(benchmark: Benchmark, grades: Path | None) -> Benchmark:
     """
     if grades is not None:
         return benchmark.with_grades(grades)
-    files = f"{benchmark.name} --answers FILE --out"
     if benchmark.server:
         raise UserError(
             f"{benchmark.name}: cannot be scored here, its answers are not public; write what its server takes with "
-            f"llava-teamlora evaluate export {files} DIR, then: {benchmark.server}"
+            f"llava-teamlora evaluate export {benchmark.name} --answers FILE --out DIR, then: {benchmark.server}"
         )
     if benchmark.judged:
-        raise UserError(
-            f"{benchmark.name}: a judge grades its answers; make grades with llava-teamlora evaluate grade {files} "
-            "grades.json, or take the official tool's, and give them as --grades FILE"
-        )
+        raise ungraded(benchmark.name)
     return benchmark
 
 
@@ -174,12 +201,13 @@ def export(benchmark: Benchmark, answers: Path, out: Path, data_root: Path | Non
         UserError: see :func:`load_answered` and ``Benchmark.export``.
     """
     pairs = load_answered(benchmark, answers, data_root).pairs
-    return benchmark.export([sample for sample, _ in pairs], [prediction.text for _, prediction in pairs], out)
+    samples, texts = [sample for sample, _ in pairs], [prediction.text for _, prediction in pairs]
+    return benchmark.export(samples, texts, out, data_root)
 
 
 def rows_path(out: Path) -> Path:
-    """``scores.json`` -> ``scores.rows.jsonl``."""
-    return out.with_suffix(".rows.jsonl")
+    """``scores.json`` -> ``scores.rows.jsonl``, ``llava-v1.5-7b`` -> ``llava-v1.5-7b.rows.jsonl``."""
+    return beside(out, ROWS)
 
 
 def file_sha256(path: Path) -> str:
@@ -243,4 +271,5 @@ def _row(pair: tuple[Sample, Prediction], verdict: Verdict) -> dict[str, Any]:
         "score": verdict.score,
         "extra": dict(verdict.extra),
         "metadata": dict(sample.metadata),
+        **({} if prediction.asked is None else {"asked": prediction.asked}),
     }

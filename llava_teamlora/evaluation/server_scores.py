@@ -8,7 +8,8 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import write_json
-from llava_teamlora.evaluation.reading import decode, parse_json_lines, read_bytes, read_json_object
+from llava_teamlora.evaluation.companions import read_manifest
+from llava_teamlora.evaluation.reading import decode, parse_json_lines, read_bytes
 from llava_teamlora.evaluation.types import Benchmark
 
 _FORMAT = 1
@@ -61,11 +62,10 @@ def _sent_in(answers: Path | None) -> dict[str, Any]:
         return {"answers": None, "answers_sha256": None, "answered": None, "questions": None, "manifest": None}
     whole = read_bytes(answers)
     rows = len(parse_json_lines(decode(whole, answers), answers))
-    manifest = answers.parent / "manifest.json"
     return {
         "answers": str(answers),
         "answers_sha256": hashlib.sha256(whole).hexdigest(),
         "answered": rows,
         "questions": rows,
-        "manifest": read_json_object(manifest) if manifest.is_file() else None,
+        "manifest": read_manifest(answers),
     }

@@ -14,8 +14,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llava_teamlora.evaluation.metrics import Z_95
+
 FORMATS = ("table", "md", "csv", "json")
-Z_95 = 1.959964
 _LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 _PLAIN = "abcdefghijklmnoprstuvwxyz"
 _LABEL_WIDTH = 28
@@ -58,6 +59,7 @@ class Column:
         count: questions; None where rows differ or nobody knows.
         decimals: shown.
         uncertain: whether the standard errors are shown (they are in JSON and CSV anyway).
+        headline: stays in a short table.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Column:
     count: int | None = None
     decimals: int = 2
     uncertain: bool = True
+    headline: bool = True
 
     def detail(self) -> str:
         """``n = 2374, of 2000``; empty where rows differ."""

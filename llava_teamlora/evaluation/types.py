@@ -87,11 +87,13 @@ class Prediction:
         key: the sample's.
         text: what the model said.
         where: ``file, line n``, for messages.
+        asked: to what, where it was not the sample's prompt; else None.
     """
 
     key: str
     text: str
     where: str
+    asked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,15 +154,20 @@ class Need:
         path: where it must lie.
         what: what it is, in words.
         source: where to get it.
-        built: ``llava-teamlora evaluate build`` makes it from the others.
+        made_from: the files that ``llava-teamlora evaluate build`` makes it from; empty where it cannot be made.
         pictures: a folder of pictures: needed to predict, not to score.
     """
 
     path: Path
     what: str
     source: str
-    built: bool = False
+    made_from: tuple[Need, ...] = ()
     pictures: bool = False
+
+    @property
+    def built(self) -> bool:
+        """Whether ``llava-teamlora evaluate build`` makes it."""
+        return bool(self.made_from)
 
 
 class Benchmark(ABC):
@@ -173,8 +180,10 @@ class Benchmark(ABC):
         version: raised whenever a score could change.
         max_new_tokens: default length of an answer.
         groups: order of the sub-scores.
+        headline: groups and further measures that a terminal's table shows beside the total; None for all.
         server: where the truth is not public: what to do with the export; empty where it can be scored here.
         judged: a judge model grades the answers; see :meth:`with_grades`.
+        graded: keys of the samples that :meth:`with_grades` has grades of; None where no judge is asked.
     """
 
     name: str
@@ -183,8 +192,10 @@ class Benchmark(ABC):
     version: int
     max_new_tokens: int
     groups: tuple[str, ...]
+    headline: tuple[str, ...] | None = None
     server: str = ""
     judged: bool = False
+    graded: frozenset[str] | None = None
 
     @abstractmethod
     def load(self, data_root: Path | None = None) -> list[Sample]:
@@ -222,13 +233,16 @@ class Benchmark(ABC):
         """
         return {}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """Write what the official server or tool takes.
 
         Args:
             samples: all of the benchmark's, in its order.
             texts: one answer a sample.
             out: folder.
+            data_root: see :meth:`load`.
 
         Returns:
             The files written.

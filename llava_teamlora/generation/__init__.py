@@ -2,5 +2,6 @@
 
 from llava_teamlora.generation.generator import Generator
 from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Query
+from llava_teamlora.generation.reader import PromptTooLong
 
-__all__ = ["Answer", "Decoding", "Generator", "LogLikelihood", "Query"]
+__all__ = ["Answer", "Decoding", "Generator", "LogLikelihood", "PromptTooLong", "Query"]

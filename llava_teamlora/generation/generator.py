@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llava_teamlora.data.records import Turn
 from llava_teamlora.data.tokenize import end_token_id
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Query
@@ -95,7 +94,7 @@ class Generator(Reader):
         prompts = [self.encode(query) for query in queries]
         rows: list[tuple[int, list[int]]] = []  # the query's number, and an answer's ids
         for row, (query, texts) in enumerate(zip(queries, answers, strict=True)):
-            whole = [self._ids((*query.turns, Turn("gpt", text))) for text in texts]
+            whole = [self.encode(query, text) for text in texts]
             # The prompt's last token may melt into an answer's first one; then it counts as the answer's.
             begin = min([len(prompts[row]), *(common_length(prompts[row], ids) for ids in whole)])
             prompts[row] = prompts[row][:begin]

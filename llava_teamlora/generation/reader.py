@@ -48,6 +48,18 @@ class State:
         self.mask, self.logits = self.mask[index], self.logits[index]
 
 
+class PromptTooLong(UserError):
+    """A prompt has more tokens than the model has positions.
+
+    Attributes:
+        tokens: of the prompt.
+    """
+
+    def __init__(self, message: str, tokens: int) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+
+
 class Reader:
     """Reads queries with one loaded model.
 
@@ -68,25 +80,30 @@ class Reader:
         pad_id = self.tokenizer.pad_token_id
         self.fill = pad_id if isinstance(pad_id, int) else 0
 
-    def encode(self, query: Query) -> list[int]:
+    def encode(self, query: Query, answer: str | None = None) -> list[int]:
         """Prompt ids, pictures expanded; a prompt-tuned model's own tokens stand in front as fillers.
 
+        Args:
+            query: what is asked.
+            answer: follows it, with what ends it; None for the prompt alone.
+
         Raises:
-            UserError: pictures for a text-only model, or a prompt too long.
+            PromptTooLong: for the model's positions.
+            UserError: pictures for a text-only model.
         """
         if query.images and self.vision is None:
             raise UserError(f"{self.loaded.name}: is a text-only model and takes no pictures")
-        return self._ids(query.turns)
-
-    def _ids(self, turns: Sequence[Turn]) -> list[int]:
+        turns = query.turns if answer is None else (*query.turns, Turn("gpt", answer))
         encoded = encode(self.loaded.template.segments(turns), self.tokenizer)
         if self.vision is not None:
             encoded = expand_images(encoded, self.vision.image_token_id, self.vision.tokens_per_image)
         ids = [self.fill] * self.prompt_length + encoded.input_ids
         if len(ids) >= self.positions:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens, pictures included, but {self.loaded.name} has "
-                f"{self.positions} positions; shorten the conversation"
+            given = "" if answer is None else f" with the answer {answer!r:.50}"
+            raise PromptTooLong(
+                f"the prompt{given} has {len(ids)} tokens, pictures included, but {self.loaded.name} has "
+                f"{self.positions} positions",
+                len(ids),
             )
         return ids
 

@@ -90,7 +90,7 @@ class Conversation:
         Raises:
             UserError: the prompt cannot be answered. After this and any other error the conversation is as before.
         """
-        from llava_teamlora.generation import Query
+        from llava_teamlora.generation import PromptTooLong, Query
         from llava_teamlora.generation.query import question as as_turn
 
         asked = (*self.turns, as_turn(question, self.waiting))
@@ -100,6 +100,8 @@ class Conversation:
             for piece in self.generator.stream(query, self.decoding):
                 pieces.append(piece)
                 yield piece
+        except PromptTooLong as error:
+            raise UserError(f"{error}; shorten the question, or begin anew with /clear") from error
         except Exception:
             raise
         except BaseException:  # stopped by the reader, not failed

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import answer_row, read_answers
+from llava_teamlora.evaluation.answers import answer_row, data_sha256, read_answers
+from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.types import Sample
 
 Rows = list[dict[str, Any]]
@@ -85,12 +88,17 @@ def test_without_prompts_only_unique_ids_are_joined(read: Callable[..., list[str
         read(SAMPLES, [row | {"prompt": None} for row in llavas(SAMPLES)])
 
 
-def test_the_same_id_and_prompt_twice_cannot_be_told_apart(read: Callable[..., list[str]]) -> None:
+def test_the_same_id_and_prompt_twice_are_told_apart_by_their_order(read: Callable[..., list[str]]) -> None:
     twins = [*SAMPLES, Sample("again", "0.png", SAMPLES[0].prompt, ("x",))]
-    with pytest.raises(
-        UserError, match=r"line 1: its question_id and prompt are those of 2 questions \(0/Is it red\?, again\)"
-    ):
-        read(twins, llavas(SAMPLES))
+    rows = [{name: value for name, value in row.items() if name != "key"} for row in rows_of(twins, "abcdefghi")]
+    assert read(twins, rows) == list("abcdefghi")
+    assert read(twins, [rows[8], *rows[1:8], rows[0]]) == list("ibcdefgha")
+    with pytest.raises(UserError, match=r"1 missing \(11\.1% of 9 questions; again\)"):
+        read(twins, rows[:8])
+    with pytest.raises(UserError, match=r"of 0/Is it red\?, again are the same, and only 1 of these 2 .*add a 'key'"):
+        read(twins, rows[:8], partial=True)
+    with pytest.raises(UserError, match=r"1 duplicate \(.*line 10: again again, as line 9"):
+        read(twins, [*rows, rows[0]])
     assert read(twins, rows_of(twins, "abcdefghi")) == list("abcdefghi")
 
 
@@ -115,10 +123,15 @@ OURS: list[tuple[Callable[[Rows], object], str]] = [
         lambda rows: rows.pop(3),
         r"answers 1 missing \(12\.5% of 8 questions; k3\); evaluate score --partial scores what is there$",
     ),
-    (lambda rows: rows.clear(), r"8 missing \(100\.0% of 8 questions; k0, k1, k2, …\)"),
+    (lambda rows: rows.clear(), r"a\.jsonl: holds no answers, .*; predict again$"),
     (
         lambda rows: rows.extend(rows[1:3]),
-        r"2 duplicate \(20\.0% of 10 rows; line 9: k1 again, as line 2, line 10: k2 again",
+        r"2 duplicate \(20\.0% of 10 rows; line 9: k1 again, as line 2, line 10: k2 again, as line 3\); 2 of the 2 "
+        r"duplicates say the same as the first answer: were chunks merged twice, or appended .* Keep one answer a",
+    ),
+    (
+        lambda rows: rows.extend([rows[1], rows[2] | {"text": "other"}]),
+        r"; 1 of the 2 duplicates say the same as the first answer: are there two runs\? Keep one answer a question$",
     ),
     (
         lambda rows: rows.append(rows[0] | {"key": "k99"}),
@@ -210,6 +223,16 @@ def test_strange_texts_come_through_as_they_are(read: Callable[..., list[str]]) 
     assert read(UNIQUE, [row | {"text": text} for row, text in zip(rows_of(UNIQUE), texts, strict=True)]) == texts
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"key": "z"}, {"prompt": "z"}, {"targets": ("z",)}, {"group": "z"}, {"choices": ("z",)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_digest_is_of_all_that_decides_a_score(change: dict[str, Any]) -> None:
+    assert data_sha256([replace(UNIQUE[0], **change), *UNIQUE[1:]]) != data_sha256(UNIQUE)
+    assert data_sha256(list(UNIQUE)) == data_sha256(UNIQUE)
+
+
 def test_broken_files(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with pytest.raises(UserError, match=r"a\.jsonl: no such answers file \(--answers\)"):
@@ -221,12 +244,41 @@ def test_broken_files(tmp_path: Path) -> None:
         ),
         (b'{"key": \n{"key": "k0", "text": "x"}\n', r"line 1: broken JSON \([^)]*\)$"),
         (b'{"key": "k0", "text": "\xff"}\n', r"line 1: is not UTF-8 text"),
-        (b"[1]\n", r"line 1: expected an object, found list"),
+        (b'{"key": "k0", "text": "x"}\n[1]\n', r"line 2: expected an object, found list"),
+        (b'[{"key": "k0", "text": "x"}]', r"a\.jsonl: is one piece of JSON, not JSON lines; .*jq -c '\.\[\]' makes"),
+        (b"\xef\xbb\xbf[\n  {\n", r"a\.jsonl: is one piece of JSON, not JSON lines; [^;]*$"),
+        (b'{\n  "key": "k0",\n', r"a\.jsonl: is one piece of JSON, not JSON lines"),
+        (gzip.compress(b'{"key": "k0", "text": "x"}\n'), r"a\.jsonl: is packed \(gzip\); unpack it first$"),
+        (b"PK\x03\x04\x14\x00a.jsonl\n\xff", r"a\.jsonl: is packed \(zip\); unpack it first$"),
+        ('{"key": "k0", "text": "x"}\n'.encode("utf-16"), r"a\.jsonl: is UTF-16 text; save it as UTF-8$"),
+        (b'{"key": ' + b"9" * 5000 + b"}\n", r"line 1: JSON that cannot be read \(.*digit"),
+        (b'{"key": ' + b"[" * 100_000 + b"\n", r"line 1: JSON that cannot be read \(.*recursion"),
         (b"", r"holds no answers"),
+        (b"\n \n", r"holds no answers"),
     ):
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
             read_answers(path, UNIQUE, partial=True)
+
+
+def test_packed_and_utf16_json(tmp_path: Path) -> None:
+    """Of official files that are one piece of JSON."""
+    path = tmp_path / "val.json"
+    path.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(UserError, match=r"val\.json: is packed \(gzip\); unpack it first$"):
+        read_json_object(path)
+    path.write_bytes('{"a": 1}'.encode("utf-16"))
+    with pytest.raises(UserError, match=r"val\.json: is UTF-16 text; save it as UTF-8$"):
+        read_json_object(path)
+
+
+def test_a_folder_is_no_answers_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder, not an answers file \(--answers\); it holds no \*\.jsonl"):
+        read_answers(tmp_path, UNIQUE)
+    for name in ("predictions.jsonl", "scores.rows.jsonl", "m.jsonl", "scores.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"is a folder, .*; name one of its files: m\.jsonl, predictions\.jsonl$"):
+        read_answers(tmp_path, UNIQUE)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import BENCHMARKS
 from llava_teamlora.evaluation.building import build
-from llava_teamlora.evaluation.checking import check
+from llava_teamlora.evaluation.checking import check, load_samples
 from llava_teamlora.evaluation.metrics import grouped_mean
+from llava_teamlora.evaluation.prediction.plan import check_pictures, ready
 from llava_teamlora.evaluation.reading import read_json_list, read_text
 from llava_teamlora.evaluation.types import Benchmark, Need, Sample, Scores, Verdict
 
@@ -35,11 +36,18 @@ class Small(Benchmark):
 
     def needs(self, data_root: Path | None = None) -> list[Need]:
         folder = self.folder(data_root)
+        official = Need(folder / "official.json", "the truth", "https://example.org/small")
         return [
-            Need(folder / "official.json", "the truth", "https://example.org/small"),
-            Need(folder / self.file, "LLaVA's questions", "LLaVA's eval.zip", built=True),
+            official,
+            Need(
+                folder / self.file, "LLaVA's questions", "LLaVA's eval.zip", made_from=(official, self.tokens(folder))
+            ),
             Need(folder / "images", "the pictures", "COCO", pictures=True),
         ]
+
+    def tokens(self, folder: Path) -> Need:
+        """Read by ``build`` alone."""
+        return Need(folder / "tokens.json", "the tokens", "https://example.org/tokens")
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         folder = self.folder(data_root)
@@ -77,8 +85,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "images").mkdir(parents=True)
     rows = [{"question": f"question {i}", "image": f"{i // 2}.png"} for i in range(3)]
     (folder / "official.json").write_text(json.dumps(rows))
+    (folder / "tokens.json").write_text("")
     for picture in ("0.png", "1.png"):
-        (folder / "images" / picture).write_bytes(b"")
+        (folder / "images" / picture).write_bytes(b"a picture")
     return folder
 
 
@@ -90,7 +99,9 @@ def test_what_is_missing_and_what_then_is_there(data: Path, capsys: pytest.Captu
     assert run("check", "small", data=data) == 1
     shown = capsys.readouterr().out
     assert shown.startswith("not ready  small\n")
-    assert f"missing: {data / 'llava_small.jsonl'} (LLaVA's questions); llava-teamlora evaluate build small" in shown
+    remedy = "from LLaVA's eval.zip, or llava-teamlora evaluate build small"
+    assert f"missing: {data / 'llava_small.jsonl'} (LLaVA's questions); {remedy}\n" in shown
+    assert "to build" not in shown  # all that build reads is there
     assert "cannot be read" not in shown and shown.endswith("0 of 1 ready\n")
 
     assert run("build", "small", data=data) == 0
@@ -115,12 +126,72 @@ def test_missing_pictures_are_counted_and_the_first_is_named(data: Path, capsys:
     assert len(found["data_sha256"]) == 64
 
 
+def test_empty_pictures_are_not_ready(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a copy that broke off leaves them: there, and of 0 bytes."""
+    build(BENCH, data.parent)
+    first = data / "images" / "1.png"
+    first.write_bytes(b"")
+    assert run("check", "small", data=data) == 1
+    shown = capsys.readouterr().out
+    assert "not ready  small" in shown and f"empty: 1 of 2 pictures have 0 bytes, first {first}" in shown
+    assert run("check", "small", "--json", data=data) == 1
+    found = json.loads(capsys.readouterr().out)["benchmarks"]["small"]
+    assert found["empty_pictures"] == {"count": 1, "first": [str(first)]} and found["absent_pictures"]["count"] == 0
+    with pytest.raises(UserError, match=r"1\.png: has 0 bytes; 1 of 2 pictures are empty, get them anew"):
+        check_pictures(BENCH.load(data.parent))
+
+
+def test_what_loads_the_files_points_to_their_sources(data: Path) -> None:
+    """Whatever command it is that finds them missing: gqa's and textvqa's own errors name no source."""
+    build(BENCH, data.parent)
+    (data / "official.json").unlink()
+    hint = rf"; llava-teamlora evaluate check small --data_root {data.parent} lists what it needs and where to get it$"
+    with pytest.raises(UserError, match=rf"official\.json: cannot be read \(No such file or directory\){hint}"):
+        load_samples(BENCH, data.parent)
+    assert "evaluate check" not in str(check(BENCH, data.parent).error)  # which has the source itself
+    assert ready({"small": BENCH}, data.parent)[1] == {
+        "small": f"{data / 'official.json'} is missing; llava-teamlora evaluate check small says where to get it"
+    }
+
+
 def test_a_missing_official_file_says_where_it_is_to_be_had(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "official.json").unlink()
     assert run("check", "small", data=data) == 1
     assert "official.json (the truth); from https://example.org/small" in capsys.readouterr().out
     assert run("build", "small", data=data) == 1
-    assert "official.json: cannot be read" in capsys.readouterr().err
+    assert "official.json (the truth), from https://example.org/small" in capsys.readouterr().err
+
+
+def test_what_only_building_reads_is_named_with_its_source(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "tokens.json").unlink()
+    assert run("check", "small", data=data) == 1
+    shown = capsys.readouterr().out
+    assert f"to build from: {data / 'tokens.json'} (the tokens); from https://example.org/tokens\n" in shown
+    assert run("check", "small", "--json", data=data) == 1
+    (found,) = json.loads(capsys.readouterr().out)["benchmarks"]["small"]["absent_inputs"]
+    assert found == {
+        "path": str(data / "tokens.json"),
+        "what": "the tokens",
+        "source": "https://example.org/tokens",
+    }
+    assert run("build", "small", data=data) == 1
+    assert "small: to build from is missing: " in (told := capsys.readouterr().err) and "example.org/tokens" in told
+    # What building reads does not matter once the file is there.
+    (data / "tokens.json").write_text("")
+    build(BENCH, data.parent)
+    (data / "tokens.json").unlink()
+    assert run("check", "small", data=data) == 0
+
+
+def test_no_questions_are_no_benchmark(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "official.json").write_text("[]")
+    build(BENCH, data.parent)
+    assert run("check", "small", data=data) == 1
+    assert "small: its files hold no questions" in capsys.readouterr().out
+    answers = data / "a.jsonl"
+    answers.write_text("")
+    assert run("score", "small", "--answers", str(answers), data=data) == 1
+    assert "small: its files hold no questions" in capsys.readouterr().err
 
 
 def test_a_broken_file_is_named_with_its_fault(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +262,9 @@ def test_a_json_list_is_built_as_one(data: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_list(data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "60")  # a pipe's 80 and narrower terminals show whole words
     assert main(["evaluate", "list"]) == 0
-    (row,) = [line for line in capsys.readouterr().out.splitlines() if "small" in line]
-    assert [cell.strip() for cell in row.split("│")] == ["small", "here", "accuracy", "Small", "for tests"]
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("small")
+    assert lines[place : place + 3] == ["small", "    for tests", "    accuracy; scored here; files in Small"]
+    assert max(map(len, lines)) <= 60

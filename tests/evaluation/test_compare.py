@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pytest
 
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import answer_row
+from llava_teamlora.evaluation.answers import answer_row, append_rows
 from llava_teamlora.evaluation.benchmarks import BENCHMARKS
+from llava_teamlora.evaluation.commands.compare import as_text
 from llava_teamlora.evaluation.compare import Line, compare
 from llava_teamlora.evaluation.metrics import clustered_stderr, grouped_mean, mcnemar
 from llava_teamlora.evaluation.scoring import rows_path, score
 from llava_teamlora.evaluation.types import Benchmark, Sample, Score, Scores, Verdict
 
 ROWS = 120
+FIXTURES = Path(__file__).parents[2] / "eval" / "fixtures"
 
 
 class Pairs(Benchmark):
@@ -100,8 +103,8 @@ def test_a_mean_has_the_closed_form(write: Write) -> None:
         (line.difference - 1.959964 * expected, line.difference + 1.959964 * expected)
     )
     assert (line.wins, line.losses) == (differences.count(1), differences.count(-1))
-    assert line.wins + line.losses + line.ties == len(rows)
-    assert line.mcnemar_p == mcnemar(line.wins, line.losses)
+    assert line.ties == differences.count(0)
+    assert line.mcnemar_p == mcnemar(differences.count(1), differences.count(-1))
     # Answers of one letter less are what "short" counts.
     assert found["short"].difference == pytest.approx(100 * (OTHER.count("no") - BASE.count("no")) / ROWS)
 
@@ -116,14 +119,104 @@ def test_a_figure_that_is_no_mean_is_aggregated_anew(write: Write) -> None:
     assert line.difference == pytest.approx(200 * mean)
     expected = 200 * math.sqrt(sum((x - mean) ** 2 for x in of_picture) / 59 / 60)
     assert line.stderr == pytest.approx(expected)
-    # The rows' wins and losses are of all questions.
-    assert line.wins + line.losses + line.ties == ROWS
+    # It counts no questions, so there are none to be won or lost.
+    assert (line.wins, line.losses, line.ties, line.mcnemar_p) == (None, None, None, None)
 
 
 def test_the_same_run_does_not_differ(write: Write) -> None:
     folder = write("a", BASE)
-    for line in lines_of(folder, folder).values():
+    total, *means = lines_of(folder, folder).values()
+    assert (total.difference, total.stderr, total.wins) == (0, 0, None)
+    for line in means:
         assert (line.difference, line.stderr, line.wins, line.losses, line.mcnemar_p) == (0, 0, 0, 0, 1.0)
+
+
+def fixture_run(folder: Path, name: str, say: Callable[[Sample], str]) -> Path:
+    """A folder with scores of a real benchmark's fixture."""
+    benchmark = BENCHMARKS[name]
+    folder.mkdir()
+    path = folder / "predictions.jsonl"
+    append_rows(path, [answer_row(sample, say(sample), "m") for sample in benchmark.load(FIXTURES)])
+    score(benchmark, path, folder / "scores.json", data_root=FIXTURES)
+    return folder
+
+
+def truth(sample: Sample) -> str:
+    return sample.targets[0]
+
+
+def test_cognitions_answers_are_not_perceptions(tmp_path: Path) -> None:
+    cognition = {"commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"}
+    base = fixture_run(tmp_path / "a", "mme", truth)
+    other = fixture_run(tmp_path / "b", "mme", lambda s: "neither" if s.group in cognition else truth(s))
+    lines = lines_of(base, other)
+    assert (lines["total"].difference, lines["total"].stderr) == (0, 0)
+    assert {lines[name].wins for name in ("total", *cognition)} == {None}
+    assert {lines[name].mcnemar_p for name in ("total", *cognition)} == {None}
+
+
+def test_questions_without_a_picture_are_not_those_with_one(tmp_path: Path) -> None:
+    samples = BENCHMARKS["sqa"].load(FIXTURES)
+    pictures = sum(sample.image is not None for sample in samples)
+    base = fixture_run(tmp_path / "a", "sqa", truth)
+    other = fixture_run(tmp_path / "b", "sqa", lambda s: truth(s) if s.image else "none of them")
+    lines = lines_of(base, other)
+    assert (lines["total"].wins, lines["total"].losses, lines["total"].ties) == (0, 0, pictures)
+    assert (lines["all"].wins, lines["all"].losses) == (0, len(samples) - pictures) and lines["all"].losses
+
+
+def test_rotations_are_counted_as_one_question(tmp_path: Path) -> None:
+    """The first row of each question is wrong, which costs the whole question, once."""
+    samples = BENCHMARKS["mmbench"].load(FIXTURES)
+    first = {sample.cluster: sample.key for sample in reversed(samples)}
+    assert len(first) < len(samples)
+    base = fixture_run(tmp_path / "a", "mmbench", truth)
+    other = fixture_run(tmp_path / "b", "mmbench", lambda s: "?" if first[s.cluster] == s.key else truth(s))
+    lines = lines_of(base, other)
+    total = lines["total"]
+    assert (total.base, total.other) == (100, 0)
+    assert (total.wins, total.losses, total.ties) == (0, len(first), 0)
+    assert total.mcnemar_p == pytest.approx(2 * 0.5 ** len(first))
+    assert (lines["plain"].losses, lines["plain"].ties) == (len(first), len(samples) - len(first))
+
+
+def test_runs_that_were_not_measured_alike_say_so(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write("a", BASE), write("b", OTHER)
+    edit(b, name="pairs [likelihood]")
+    (found,) = compare(str(a), [str(b)])
+    assert (found.benchmark, found.alike) == ("pairs against pairs [likelihood]", False)
+    assert main(["evaluate", "compare", str(a), str(b)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("pairs against pairs [likelihood]: ") and "the runs were not measured alike" in shown
+    (same,) = compare(str(b), [str(b)])
+    assert (same.benchmark, same.alike) == ("pairs [likelihood]", True)
+
+
+def test_rows_beside_scores_of_a_name_with_dots(write: Write, tmp_path: Path) -> None:
+    """Two models' scores in one folder keep rows of their own."""
+    a = write("a", BASE) / "a.jsonl"
+    b = write("b", OTHER) / "a.jsonl"
+    outs = [tmp_path / "llava-v1.5-7b", tmp_path / "llava-v1.5-13b"]
+    for answers, out in zip((a, b), outs, strict=True):
+        score(BENCH, answers, out)
+    assert rows_path(outs[0]).name == "llava-v1.5-7b.rows.jsonl" and rows_path(outs[1]).is_file()
+    assert lines_of(outs[0], outs[1])["short"].difference == pytest.approx(
+        100 * (OTHER.count("no") - BASE.count("no")) / ROWS
+    )
+    assert lines_of(rows_path(outs[0]), outs[1]) == lines_of(*outs)
+
+
+@pytest.mark.parametrize("width", [200, 80])
+def test_names_and_figures_stay_whole(width: int, write: Write) -> None:
+    (found,) = compare(str(write("a", BASE)), [str(write("b", OTHER))])
+    name = "finegrained_perception (cross-instance)"
+    long = replace(found, lines=(*found.lines, replace(found.lines[1], name=name)))
+    lines = as_text(long, width).plain.splitlines()
+    assert max(map(len, lines)) <= width
+    (place,) = [number for number, line in enumerate(lines) if line.startswith(name)]
+    figures = lines[place].removeprefix(name) if width == 200 else lines[place + 1]
+    line = found.lines[1]
+    assert figures.split()[:3] == [f"{line.base:.2f}", f"{line.other:.2f}", f"{line.difference:+.2f}"]
 
 
 def test_partial_scores_are_compared_over_the_same_questions(write: Write) -> None:
@@ -194,7 +287,7 @@ def test_a_servers_figure_has_no_rows(write: Write) -> None:
     edit(b, server_score="EvalAI", data_sha256=None, total=total)
     for one, two in ((a, b), (b, a)):
         ((line,),) = [found.lines for found in compare(str(one), [str(two)])]
-        assert line.stderr is None and (line.wins, line.losses, line.ties, line.mcnemar_p) == (0, 0, 0, None)
+        assert line.stderr is None and (line.wins, line.losses, line.ties, line.mcnemar_p) == (None, None, None, None)
         assert 100.0 in (line.base, line.other)
 
 
@@ -215,3 +308,24 @@ def test_the_command(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     table = [line for line in lines if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in table} == {9}
     assert table[2].startswith("| total | ")
+
+
+def test_two_sides_of_one_model_are_told_apart(write: Write) -> None:
+    """As answers of one model in --mode fast and paper: the manifests call both by the same name."""
+    manifest = {"model": {"model": "runs/x", "kind": "run", "method": "teamlora"}}
+    fast, paper = write("fast", BASE), write("paper", OTHER)
+    for folder in (fast, paper):
+        content = json.loads((folder / "scores.json").read_text())
+        (folder / "scores.json").write_text(json.dumps({**content, "manifest": manifest}))
+    (found,) = compare(str(fast), [str(paper)])
+    assert (found.base, found.other) == (f"runs/x (teamlora), {fast}", f"runs/x (teamlora), {paper}")
+    shown = as_text(found, 100).plain.split("\n")
+    assert shown[1] == f"base: runs/x (teamlora), {fast}" and shown[2] == f"other: runs/x (teamlora), {paper}"
+    (named,) = compare(str(fast), [f"paper={paper}"])
+    assert (named.base, named.other) == ("runs/x (teamlora)", "paper")
+
+
+def test_labels_of_rows_files(write: Write) -> None:
+    ours, theirs = write("a", BASE), write("b", OTHER)
+    (found,) = compare(f"base={ours / 'scores.rows.jsonl'}", [f"other={theirs / 'scores.rows.jsonl'}"])
+    assert (found.base, found.other) == ("base", "other")

@@ -88,6 +88,56 @@ def test_its_fixture_is_whole(name: str) -> None:
     assert 2 <= checked.questions <= 100 and BENCHMARKS[name].needs(FIXTURES)
 
 
+EMPTY = {
+    "mmbench": {
+        "mmbench/mmbench_dev_20230712.tsv": "index question hint A B C D image answer category l2-category".replace(
+            " ", "\t"
+        )
+    },
+    "pope": {
+        "pope/llava_pope_test.jsonl": "",
+        **{f"pope/coco/coco_pope_{category}.json": "" for category in ("random", "popular", "adversarial")},
+    },
+    "sqa": {
+        "scienceqa/problems.json": "{}",
+        "scienceqa/pid_splits.json": '{"test": []}',
+        "scienceqa/llava_test_CQM-A.json": "[]",
+    },
+    "vizwiz_val": {"vizwiz/val.json": "[]"},
+    "vqav2_val": {
+        "vqav2/v2_OpenEnded_mscoco_val2014_questions.json": '{"questions": []}',
+        "vqav2/v2_mscoco_val2014_annotations.json": '{"annotations": []}',
+    },
+    "mmvet": {"mm-vet/mm-vet.json": "{}", "mm-vet/llava-mm-vet.jsonl": ""},
+    "llava_bench": {f"llava-bench-in-the-wild/{name}.jsonl": "" for name in ("questions", "answers_gpt4", "context")},
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_files_without_questions_are_refused(name: str, tmp_path: Path) -> None:
+    for path, content in EMPTY[name].items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    checked = check(BENCHMARKS[name], tmp_path)
+    assert not checked.ready and "hold no questions" in str(checked.error)
+    (tmp_path / "answers.jsonl").write_text("")
+    with pytest.raises(UserError, match="hold no questions"):
+        load_answered(BENCHMARKS[name], tmp_path / "answers.jsonl", tmp_path)
+
+
+@every
+def test_what_is_made_names_what_it_is_made_from(name: str, tmp_path: Path) -> None:
+    """Without any file, building says of each file it reads where that is to be had."""
+    benchmark = BENCHMARKS[name]
+    inputs = {i for need in benchmark.needs(tmp_path) for i in need.made_from}
+    assert bool(inputs) == (type(benchmark).build is not Benchmark.build)
+    if inputs:
+        with pytest.raises(UserError, match="to build from is missing") as caught:
+            build(benchmark, tmp_path)
+        assert all(str(need.path) in str(caught.value) and need.source in str(caught.value) for need in inputs)
+        assert all(i.path.exists() for need in benchmark.needs(FIXTURES) for i in need.made_from)
+
+
 @every
 def test_what_it_says_of_itself(name: str) -> None:
     benchmark = BENCHMARKS[name]
@@ -276,7 +326,7 @@ def test_runs_can_be_compared(name: str, write: Write, tmp_path: Path) -> None:
         score(benchmark, write(name, texts, file=folder), tmp_path / f"{folder}.json", data_root=FIXTURES)
     (found,) = compare(str(tmp_path / "a.json"), [str(tmp_path / "b.json")])
     assert found.benchmark == name and found.lines[0].name == "total"
-    assert found.lines[0].difference > 0 and found.lines[0].losses == 0
+    assert found.lines[0].difference > 0 and not found.lines[0].losses  # None where the figure is no mean of rows
     for file in "ab":
         verdicts = json.loads((tmp_path / f"{file}.json").read_text())
         assert Score(**verdicts["total"]).n > 0

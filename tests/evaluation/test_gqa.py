@@ -12,6 +12,7 @@ import pytest
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.gqa import Gqa
 from llava_teamlora.evaluation.reading import read_json_lines
+from llava_teamlora.evaluation.report import build_report, draw_report
 from llava_teamlora.evaluation.scoring import export, score
 
 FIXTURES = Path(__file__).parents[2] / "eval" / "fixtures"
@@ -69,10 +70,12 @@ def test_golden(tmp_path: Path) -> None:
             "scene": 1,
             "object": 0,
             "relation": 1,
-            "distribution": 0.011,
+            "distribution ↓": 0.011,
         }
     )
-    assert scores["extra"]["distribution"]["maximum"] == 1
+    assert scores["extra"]["distribution ↓"]["maximum"] == 1
+    shown = draw_report(build_report([str(tmp_path / "scores.json")]), "md")
+    assert "distribution ↓ (n = 5, of 1)" in shown and "- ↓: lower is better\n" in shown
     # By picture, less 5/8 a row: n1 2 - 10/8 = 6/8; n2 1 - 15/8 = -7/8; n3 2 - 15/8 = 1/8.
     # sqrt(3/2 * (36 + 49 + 1)) / 8 / 8
     assert scores["total"]["stderr"] == pytest.approx(129**0.5 / 64)

@@ -14,9 +14,14 @@ from endpoint_server import Canned, Played, fails, play, says
 
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.benchmarks.mmvet import MmVet
 from llava_teamlora.evaluation.endpoint import Reply
+from llava_teamlora.evaluation.judging.cache import Cache, Place
 from llava_teamlora.evaluation.judging.llava_bench import LlavaBenchRubric
 from llava_teamlora.evaluation.judging.mmvet import MmVetRubric
+from llava_teamlora.evaluation.judging.provenance import answer_digest
+from llava_teamlora.evaluation.judging.rubric import Grade
+from llava_teamlora.evaluation.scoring import load_answered
 
 ROOT = Path(__file__).parents[2] / "eval" / "fixtures"
 ANSWERS = ROOT / "mm-vet" / "answers" / "example.jsonl"
@@ -47,9 +52,11 @@ def grade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Grade the fixture's answers with a played judge; returns (exit status, what was printed, server)."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
-    def run(say: Say, *flags: str, bench: str = "mmvet", answers: Path = ANSWERS) -> tuple[int, str, Played]:
+    def run(
+        say: Say, *flags: str, bench: str = "mmvet", answers: Path = ANSWERS, serves: str = "judge"
+    ) -> tuple[int, str, Played]:
         out = tmp_path / ("grades.json" if bench == "mmvet" else "grades.jsonl")
-        with play(say, models=("judge",)) as server:
+        with play(say, models=(serves,)) as server:
             status = main(
                 ["evaluate", "grade", bench, "--answers", str(answers), "--out", str(out), "--endpoint", server.url]
                 + ["--data_root", str(ROOT), "--retries", "0", *flags]
@@ -131,7 +138,7 @@ def test_nothing_is_asked_twice(grade: Callable[..., Any], tmp_path: Path) -> No
         ([], 0),
     )
     for flags, expected in changes:
-        status, printed, server = grade(by_question, *flags)
+        status, printed, server = grade(by_question, *flags, serves="another" if "another" in flags else "judge")
         assert status == 0 and len(server.requests) == expected
     assert "6 of 6 grades are taken from" in printed
 
@@ -153,7 +160,7 @@ def test_several_are_asked_at_once(grade: Callable[..., Any]) -> None:
 
 def test_a_judge_that_fails_keeps_what_was_graded(grade: Callable[..., Any], tmp_path: Path) -> None:
     def dies(body: dict[str, Any], count: int) -> Canned:
-        return says("0.5") if count < 4 else fails(400, "quota is used up")
+        return says("0.5") if count < 4 else fails(403, "quota is used up")
 
     status, printed, server = grade(dies, "--concurrency", "1", "--judge", "judge")
     assert status == 1 and len(server.requests) == 5  # none after the failure
@@ -161,6 +168,64 @@ def test_a_judge_that_fails_keeps_what_was_graded(grade: Callable[..., Any], tmp
     assert not (tmp_path / "grades.json").exists()
     kept = (tmp_path / "grades.cache.jsonl").read_text()
     assert len(kept.splitlines()) == 4
+
+
+def test_a_question_that_a_judge_refuses_is_set_aside(grade: Callable[..., Any], tmp_path: Path) -> None:
+    def refuses(body: dict[str, Any], count: int) -> Canned:
+        return fails(400, "blocked") if "three" in last_row(body) else says("1.0")
+
+    for _ in range(2):  # and again
+        status, printed, server = grade(refuses, "--concurrency", "1")
+        said = " ".join(printed.split())
+        assert status == 1 and "1 of 6 questions to the judge failed (v1_2, run 1: " in said and "blocked" in said
+        assert "5 of 6 grades are kept in" in said and not (tmp_path / "grades.json").exists()
+    assert len(server.requests) == 1  # this one only
+
+
+def test_a_judge_that_is_not_served_is_not_asked(grade: Callable[..., Any], tmp_path: Path) -> None:
+    status, printed, server = grade(always("0.5"), "--judge", "jugde")
+    assert status == 1 and not server.requests
+    assert "does not serve 'jugde' (it has judge)" in " ".join(printed.split())
+    assert not list(tmp_path.glob("grades*"))
+
+
+def test_where_nothing_was_kept_nothing_is_said_of_it(grade: Callable[..., Any], tmp_path: Path) -> None:
+    for say in (lambda body, count: fails(400, "no quota"), always("hm")):
+        status, printed, _ = grade(say, "--limit", "1")
+        assert status == 1 and "no " in printed and "cache" not in printed and "kept" not in printed
+    assert not (tmp_path / "grades.cache.jsonl").exists()
+
+
+def test_half_a_character_survives(grade: Callable[..., Any], tmp_path: Path) -> None:
+    """JSON may hold half of a pair of surrogates; UTF-8 may not. The cache and the digests must."""
+    answers = tmp_path / "predictions.jsonl"
+    lines = ANSWERS.read_text().replace("a red shape", "a red \\ud83d").splitlines(keepends=True)
+    answers.write_text("".join(lines))
+    pairs = load_answered(MmVet(), answers, ROOT).pairs
+    assert pairs[1][1].text == "a red \ud83d"
+    status, _, server = grade(always("0.5"), "--concurrency", "1", answers=answers)
+    assert status == 0 and last_row(server.requests[1]).endswith("| a red \ufffd | ")
+    command = ["evaluate", "score", "mmvet", "--answers", str(answers), "--data_root", str(ROOT)]
+    assert main([*command, "--grades", str(tmp_path / "grades.json")]) == 0
+    cache = Cache(tmp_path / "half.cache.jsonl")
+    place = Place("judge", "0", "v1_1", 1)
+    cache.add(place, Grade((0.5,), "0.5 \ud83d", "judge-0613"))
+    assert Cache(cache.path)[place].grade.content == "0.5 \ud83d"
+    assert answer_digest("a red \ud83d") != answer_digest("a red \\ud83d")
+
+
+def test_grades_of_two_answers_files_do_not_meet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """LLaVA keeps the answers of all models in one folder."""
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    with play(always("0.5")) as server:
+        for name in ("llava-v1.5-7b.jsonl", "llava-v1.5-13b.jsonl", "predictions.jsonl"):
+            (folder / name).write_text(ANSWERS.read_text())
+            command = ["--answers", str(folder / name), "--data_root", str(ROOT)]
+            assert main(["evaluate", "grade", "mmvet", "--endpoint", server.url, *command]) == 0
+    expected = {"llava-v1.5-7b.grades.json", "llava-v1.5-13b.grades.json", "grades.json"}
+    assert {path.name for path in folder.glob("*grades.json")} == expected
+    assert len({*folder.glob("*grades.manifest.json"), *folder.glob("*grades.cache.jsonl")}) == 6
 
 
 def test_a_torn_line_is_cut_off(grade: Callable[..., Any], tmp_path: Path) -> None:

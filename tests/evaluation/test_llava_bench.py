@@ -32,8 +32,8 @@ def write(path: Path, rows: Rows) -> Path:
     return path
 
 
-def rescore(tmp_path: Path, reviews: Path | None) -> dict[str, Any]:
-    return score(LlavaBench(), ANSWERS, tmp_path / "scores.json", data_root=ROOT, grades=reviews)
+def rescore(tmp_path: Path, reviews: Path | None, **options: Any) -> dict[str, Any]:
+    return score(LlavaBench(), ANSWERS, tmp_path / "scores.json", data_root=ROOT, grades=reviews, **options)
 
 
 def test_questions() -> None:
@@ -76,6 +76,15 @@ def test_scoring_needs_reviews(tmp_path: Path) -> None:
         rescore(tmp_path, None)
     with pytest.raises(UserError, match=r"evaluate grade llava_bench"):
         LlavaBench().judge(LlavaBench().load(ROOT)[0], "a")
+
+
+def test_partial_reviews_score_the_reviewed_answers(tmp_path: Path) -> None:
+    """Without the last, conv 10 9: (6 + 4.5 + 7) / (8 + 9 + 7)."""
+    reviews = write(tmp_path / "some.jsonl", read(REVIEWS)[:3])
+    with pytest.raises(UserError, match="score only the graded answers with --partial"):
+        rescore(tmp_path, reviews)
+    found = rescore(tmp_path, reviews, partial=True)
+    assert found["name"] == "llava_bench [partial: 3 of 4]" and found["total"]["value"] == pytest.approx(17.5 / 24)
 
 
 @pytest.mark.parametrize(

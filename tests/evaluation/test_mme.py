@@ -264,6 +264,10 @@ def test_build_wants_every_picture(data: Path) -> None:
     with pytest.raises(UserError, match=r"OCR: has no picture 0002\.jpg or \.png"):
         BENCH.build(data)
     assert len(BENCH.load(data)) == 56  # scoring needs no picture
+    shutil.rmtree(data / "MME" / RELEASE / "posters" / "images")
+    (data / "MME" / RELEASE / "OCR" / "0002.jpg").touch()
+    with pytest.raises(UserError, match=r"posters.images: no such folder; it holds pictures of MME's official release"):
+        BENCH.build(data)
 
 
 @pytest.mark.parametrize("ending", ["", "\nOne word.", "  Please answer yes or no.\nOne word."])

@@ -13,6 +13,7 @@ import pytest
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.mmvet import RUNS_SD, MmVet
+from llava_teamlora.evaluation.report import build_report, print_report
 from llava_teamlora.evaluation.scoring import export, score
 
 ROOT = Path(__file__).parents[2] / "eval" / "fixtures"
@@ -151,6 +152,19 @@ def test_partial_answers_need_only_their_grades(tmp_path: Path, change_grades: C
     assert found["name"] == "mmvet [partial: 2 of 6]" and found["total"]["value"] == pytest.approx(0.75)
 
 
+def test_partial_grades_score_the_graded_answers(tmp_path: Path, change_grades: Callable[..., Path]) -> None:
+    """The error recommends it: all is answered, two are graded."""
+    grades = change_grades(lambda g: [g.pop(f"v1_{number}") for number in range(2, 6)])
+    with pytest.raises(UserError, match="has no grade for v1_2 .*score only the graded answers with --partial"):
+        rescore(tmp_path, grades)
+    found = rescore(tmp_path, grades, partial=True)
+    assert found["name"] == "mmvet [partial: 2 of 6]" and found["total"]["value"] == pytest.approx(0.75)
+    last = tmp_path / "last.jsonl"
+    last.write_text(ANSWERS.read_text().splitlines()[5])
+    with pytest.raises(UserError, match="grades none of the 1 answers in .*last.jsonl"):
+        rescore(tmp_path, grades, last, partial=True)
+
+
 def test_build_gives_llavas_file(data: Path) -> None:
     """Field for field and in order; LLaVA's own has the fields in this order and the category conv throughout."""
     ((path, rows),) = MmVet().build(data).items()
@@ -208,3 +222,26 @@ def test_what_it_needs() -> None:
     assert [need.path.name for need in needs] == ["mm-vet.json", "llava-mm-vet.jsonl", "images"]
     assert all(need.path.exists() for need in needs)
     assert [need.built for need in needs] == [False, True, False]
+
+
+def test_grades_that_nothing_ties_to_the_answers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An official grade file is named after the model; one of another model is scored, but not without a word."""
+    assert "note" not in rescore(tmp_path, GRADES)["grades"] and capsys.readouterr().err == ""
+    other = Path(shutil.copy(GRADES, tmp_path / "examples-13b_gpt-4-grade-3runs.json"))
+    note = rescore(tmp_path, other)["grades"]["note"]
+    assert note.startswith("grades could not be tied to the answers: the grade file's name holds none of example")
+    assert capsys.readouterr().err == f"{other}: {note}\n"
+    print_report(build_report([str(tmp_path / "scores.json")]))
+    assert "grades could not be tied" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model_id", "tied"),
+    [("my-run", True), ("/runs/my-run", True), ("my-run/checkpoint-9", True), ("my-run-2", False), ("run", True)],
+)
+def test_grades_may_be_named_after_the_model(tmp_path: Path, model_id: str, tied: bool) -> None:
+    rows = [json.loads(line) | {"model_id": model_id} for line in ANSWERS.read_text().splitlines()]
+    answers = tmp_path / "predictions.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grades = Path(shutil.copy(GRADES, tmp_path / "my-run_gpt-4-grade-3runs.json"))
+    assert ("note" not in rescore(tmp_path, grades, answers)["grades"]) is tied

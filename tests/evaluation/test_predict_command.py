@@ -33,7 +33,9 @@ class Served(EasyVqa):
     name = "served"
     server = "upload it to the server"
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         out.mkdir(parents=True, exist_ok=True)
         path = out / "upload.json"
         path.write_text(json.dumps([[s.question_id, text] for s, text in zip(samples, texts, strict=True)]))
@@ -117,6 +119,20 @@ def test_a_part_is_not_exported(flags: list[str], tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out" / "export").exists()
     assert main(["evaluate", "predict", "served", *flags]) == 0
     assert f"answers: {tmp_path / 'out' / 'predictions.jsonl'}" in capsys.readouterr().out
+
+
+def test_a_limit_in_a_finished_folder_spares_its_scores(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", "run", "easy_vqa", *flags]) == 0
+    before = (out / "scores.json").read_bytes()
+    capsys.readouterr()
+    assert main(["evaluate", "run", "easy_vqa", *flags, "--limit", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "2 questions asked for; so far 8 answered in " in said and "partial: 2 of 8" in said
+    assert f"scores: {out / 'scores.limit-2.json'} (partial; those of more questions stay in " in said
+    assert (out / "scores.json").read_bytes() == before
 
 
 def test_one_failure_does_not_lose_the_others(

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.prediction.journal import collect, journal_path, line_of, merge, open_journal
+from llava_teamlora.evaluation.prediction.journal import (
+    answered,
+    collect,
+    journal_path,
+    line_of,
+    locked,
+    merge,
+    open_journal,
+)
 from llava_teamlora.evaluation.types import Sample
 
 SAMPLES = [Sample(key=f"k{i}", question_id=i, prompt="q", targets=("a",)) for i in range(5)]
@@ -65,8 +75,9 @@ def test_nothing_is_merged_before_all_is_there(tmp_path: Path) -> None:
 )
 def test_broken_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     journal_path(tmp_path, 1).write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        collect(tmp_path)
+    for read in (collect, answered):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path)
 
 
 def test_answers_to_unknown_questions_are_refused(tmp_path: Path) -> None:
@@ -83,12 +94,44 @@ def test_two_processes_do_not_write_to_one_file(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_is_one_runs_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    with locked(folder):
+        with pytest.raises(UserError, match="new: another process is at work there"), locked(folder):
+            pass
+        with pytest.raises(UserError, match="new: another process"), locked(folder):  # the refused one left it locked
+            pass
+    assert list(folder.iterdir()) == [] and capsys.readouterr().err == ""
+    with locked(folder):
+        pass
+
+
+def test_a_lock_that_its_owner_has_just_taken_away_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that open the old file and the new one must not both have the folder."""
+    monkeypatch.setattr(fcntl, "flock", lambda file, how: (tmp_path / ".predictions.lock").unlink())
+    with pytest.raises(UserError, match="another process is at work there"), locked(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with locked(tmp_path), open_journal(journal_path(tmp_path, 0)) as journal:
+        journal.append([row(0)])
+    assert capsys.readouterr().err.count("its file system has no locks") == 1
+    assert answered(tmp_path) == {"k0"}
+
+
 def test_a_full_disk_leaves_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk takes half a line, then nothing."""
     path = journal_path(tmp_path, 0)
 
     class Full:
-        def __init__(self, file: object) -> None:
+        def __init__(self, file: Any) -> None:
             self.file, self.full = file, False
 
         def write(self, content: memoryview) -> int:

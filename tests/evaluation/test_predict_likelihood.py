@@ -128,6 +128,9 @@ def test_the_answer_is_the_letter_of_the_likeliest_option(loaded: Loaded, root: 
         found = [entry["sum"] / entry["tokens"] for entry in row["metadata"]["log_likelihoods"]]
         assert found == pytest.approx(means, abs=2e-4) and row["metadata"]["question"] == sample.metadata["question"]
         assert row["prompt"] == sample.prompt  # what scoring compares with
+        assert row["metadata"]["asked"] == sample.metadata["question"]
+    logged = [json.loads(line) for line in (plan.out / "scores.rows.jsonl").read_text().splitlines()]
+    assert [row["asked"] for row in logged] == [sample.metadata["question"] for sample in Choosing().load(root)]
     assert len({row["text"] for row in rows}) > 1
     decoding = content["manifest"]["decoding"]
     assert decoding["answer_by"] == "likelihood" and "max_new_tokens" not in decoding

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
-from llava_teamlora.evaluation.prediction.answerers import Response
+from llava_teamlora.evaluation.prediction.journal import journal_path, locked, open_journal
 from llava_teamlora.evaluation.prediction.plan import Plan, make_job
 from llava_teamlora.evaluation.prediction.processes import ALONE, Processes, joined
+from llava_teamlora.evaluation.prediction.responses import Response
 from llava_teamlora.evaluation.runner import answer_job
 from llava_teamlora.generation import Decoding
 
@@ -27,6 +29,9 @@ LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 class Talking(Processes):
     """Processes that are threads: everybody's value, by rank, once all have come."""
+
+    room: dict[int, Any]
+    barrier: threading.Barrier
 
     def __init__(self, rank: int, count: int, room: dict[int, Any], barrier: threading.Barrier) -> None:
         super().__init__(rank, count)
@@ -102,7 +107,8 @@ def test_shares_are_disjoint_and_become_the_file_of_one_process(plan: Plan, tmp_
     assert sorted(sum((parrot.asked for parrot in parrots), [])) == [f"test/{i}" for i in range(8)]
     assert [len(parrot.asked) for parrot in parrots] == [3, 3, 2]
     manifest = json.loads((plan.out / "manifest.json").read_text())
-    assert manifest["processes"] == 3
+    (leg,) = manifest["legs"]
+    assert (leg["batch_size"], leg["processes"], leg["answered"], leg["ended"]) == (1, 3, 8, True)
     assert manifest["cost"]["answered"] == 8 and manifest["cost"]["generated_tokens"] == 16
     whole = (plan.out / "predictions.jsonl").read_bytes()
     alone = Plan(tmp_path / "alone", data_root=plan.data_root)
@@ -123,6 +129,39 @@ def test_an_error_on_one_ends_all_and_another_number_of_processes_goes_on(plan: 
     again = sum((parrot.asked for parrot in second), [])
     assert sorted(written + again) == [f"test/{i}" for i in range(8)]  # nothing twice
     assert sorted(path.name for path in plan.out.iterdir()) == ["manifest.json", "predictions.jsonl"]
+
+
+def test_a_failure_of_one_is_told_at_once(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others stand still until it has been."""
+    told = threading.Event()
+
+    class Waiting(Parrot):
+        def answer(self, batches: Any, decoding: Decoding) -> Iterator[list[Response]]:
+            for _ in range(200):
+                if "process 1: test/6: cannot be answered; the others go on" in "".join(said):
+                    told.set()
+                    break
+                time.sleep(0.02)
+                said.append(capsys.readouterr().err)
+            yield from super().answer(batches, decoding)
+
+    said: list[str] = []
+    assert together(plan, [Waiting(), Parrot("test/6")]) == ["process 1: test/6: cannot be answered"] * 2
+    assert told.is_set()
+
+
+def test_nobody_answers_before_everybody_can(plan: Plan) -> None:
+    """Another run has the folder; or an orphan of one that was killed still writes where the second process would."""
+    parrots = [Parrot(), Parrot(), Parrot()]
+    with locked(plan.out):
+        (refusal,) = set(together(plan, parrots))
+    assert refusal.endswith("out: another process is at work there; wait for it, or choose another --out")
+    assert together(plan, [Parrot("test/7"), Parrot("test/6"), Parrot("test/5")])[0].endswith("cannot be answered")
+    with open_journal(journal_path(plan.out, 1)):
+        (refusal,) = set(together(plan, parrots))
+    assert "process 1: " in refusal and "rank-1.jsonl: another process is at work there" in refusal
+    assert [parrot.asked for parrot in parrots] == [[], [], []]
+    assert together(plan, parrots) == ["", "", ""]
 
 
 def test_a_refusal_by_the_first_reaches_all(plan: Plan) -> None:
@@ -187,10 +226,12 @@ def test_two_real_processes_give_the_file_of_one(tiny: str, root: Path, tmp_path
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ended.returncode != 0, ended.stderr
-    assert ended.stderr.count("damaged.png: not a readable picture") == 1  # the first process speaks
+    assert ended.stderr.count("failed: damaged: ") == 2  # the first process speaks, and then the launcher's summary
+    said = [line for line in ended.stderr.splitlines() if line.strip("=- ")]
+    assert "damaged.png: not a readable picture" in said[-1]
     assert "failed: damaged: " in ended.stderr and not (two / "damaged" / "predictions.jsonl").exists()
     assert ended.stdout.count("8 questions in") == 1
     assert (one / "predictions.jsonl").read_bytes() == (two / "easy_vqa" / "predictions.jsonl").read_bytes()
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (one, two / "easy_vqa")]
-    assert [manifest["processes"] for manifest in manifests] == [1, 2]
+    assert [[leg["processes"] for leg in manifest["legs"]] for manifest in manifests] == [[1], [2]]
     assert manifests[0]["cost"]["generated_tokens"] == manifests[1]["cost"]["generated_tokens"]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.benchmarks import BENCHMARKS
 from llava_teamlora.evaluation.report import build_report, draw_report, print_report
 from llava_teamlora.evaluation.score_files import model_label
 from llava_teamlora.evaluation.tables import as_markdown
@@ -160,6 +161,78 @@ def test_labels_from_the_manifest() -> None:
     assert model_label({"manifest": base}) == "playground/tiny (untuned)"
     for foreign in (None, {}, {"model": "x"}, {"model": {"kind": "base"}}, [1]):
         assert model_label({"manifest": foreign}) is None
+
+
+def test_rows_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    manifest = {"model": {"model": "runs/x", "kind": "run", "method": "teamlora"}}
+    paths = [tmp_path / folder / "scores.json" for folder in ("fast", "paper")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps(scores(0.5, manifest=manifest)))
+    labels = [row.label for row in build_report([*map(str, paths), f"mine={paths[0]}"]).runs]
+    assert labels == [f"runs/x (teamlora), {path.parent}" for path in paths] + ["mine"]
+
+
+def test_answers_and_rows_are_no_scores(tmp_path: Path) -> None:
+    answers, rows, other = (tmp_path / name for name in ("m.jsonl", "scores.rows.jsonl", "empty.jsonl"))
+    answers.write_text('{"question_id": 1, "text": "a"}\n{"question_id": 2, "text": "b"}\n')
+    rows.write_text('{"key": "1", "text": "a", "targets": ["a"]}\n')
+    other.write_text("")
+    with pytest.raises(UserError, match=rf"m\.jsonl: looks like answers; score them first: .* --answers {answers}$"):
+        build_report([f"b={answers}"])
+    with pytest.raises(UserError, match=r"scores\.rows\.jsonl: holds rows, one a question; give the scores beside it"):
+        build_report([str(rows)])
+    with pytest.raises(UserError, match=r"empty\.jsonl: is no scores\.json; make one with evaluate score"):
+        build_report([str(other)])
+
+
+@pytest.fixture
+def headed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark whose headline leaves out its group."""
+    monkeypatch.setattr(BENCHMARKS["easy_vqa"], "headline", ("lenient",), raising=False)
+
+
+@pytest.mark.usefixtures("headed")
+def test_a_terminal_shows_the_headline(two: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "report", *two]) == 0
+    shown = capsys.readouterr().out
+    assert "lenient" in shown and "yes/no" not in shown and "37.50" not in shown
+    assert shown.endswith("1 more figure: llava-teamlora evaluate report --full, or scores.json\n")
+    assert main(["evaluate", "report", "--full", *two]) == 0
+    shown = capsys.readouterr().out
+    assert "yes/no" in shown and "37.50" in shown and "more figure" not in shown
+
+
+@pytest.mark.usefixtures("headed")
+def test_files_and_other_forms_are_whole(
+    two: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "report", *two, "--out", str(tmp_path / "table.txt")]) == 0
+    assert "yes/no" in (tmp_path / "table.txt").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", "report", *two, "--format", "csv"]) == 0
+    assert "yes/no_stderr" in capsys.readouterr().out
+
+
+def test_headlines_name_figures_that_there_are() -> None:
+    """Of each benchmark that has one: a misspelt name would silently leave a figure out."""
+    root = Path(__file__).parents[2] / "eval" / "fixtures"
+    shortened = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.headline is not None}
+    assert {"pope", "mme", "mmbench", "seed", "gqa", "mmvet"} <= shortened.keys()
+    for name, benchmark in shortened.items():
+        if name == "mmvet":
+            benchmark = benchmark.with_grades(root / "mm-vet/results/example_gpt-4-0613-grade-3runs.json")
+            rows = (root / "mm-vet/answers/example.jsonl").read_text().splitlines()
+            texts = {f"v1_{row['question_id']}": row["text"] for row in map(json.loads, rows)}
+        else:
+            texts = {}
+        if benchmark.server:
+            continue
+        samples = benchmark.load(root)
+        found = benchmark.aggregate(samples, [benchmark.judge(s, texts.get(s.key, s.targets[0])) for s in samples])
+        known = {*benchmark.groups, *found.groups, *found.extra}
+        rare = {"all rotations", "seed_image", "seed_video"}  # only where there is something of the kind
+        assert set(benchmark.headline or ()) - rare <= known, name
 
 
 def test_unlike_scores_are_refused(two: tuple[str, str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from llava_teamlora.checkpoint import Loaded, load_model
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
 from llava_teamlora.evaluation.prediction.batches import make_batches
+from llava_teamlora.evaluation.prediction.journal import locked
 from llava_teamlora.evaluation.runner import ModelAnswerer, Plan, evaluate, predict
 from llava_teamlora.evaluation.scoring import score
 from llava_teamlora.generation import Decoding, Generator
@@ -64,7 +65,11 @@ def test_the_manifest_says_how_answers_were_made_and_what_they_cost(model: Model
         "mode": "fast", "answer_by": "generation", "max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0,
         "num_beams": 1, "seed": 0,
     }  # fmt: skip
-    assert (manifest["batch_size"], manifest["processes"]) == (3, 1)
+    (leg,) = manifest["legs"]
+    assert {name: leg[name] for name in ("batch_size", "processes", "device", "attn_implementation", "ended")} == {
+        "batch_size": 3, "processes": 1, "device": "cpu", "attn_implementation": "sdpa", "ended": True,
+    }  # fmt: skip
+    assert not {"device", "attn_implementation"} & manifest["model"].keys()
     assert len(manifest["benchmark"]["data_sha256"]) == 64
     cost = manifest["cost"]
     tokens = [len(model.generator.tokenizer(row["text"], add_special_tokens=False).input_ids) for row in rows]
@@ -94,7 +99,7 @@ def test_batched_predictions_equal_those_of_paper_mode(model: ModelAnswerer, pla
     predict(BENCH, model, theirs, paper)
     assert read(plan) == read(paper)
     manifest = json.loads(read(paper, "manifest.json"))
-    assert (manifest["batch_size"], manifest["decoding"]["mode"]) == (1, "paper")
+    assert (manifest["legs"][0]["batch_size"], manifest["decoding"]["mode"]) == (1, "paper")
     with pytest.raises(UserError, match="decoding.mode was paper, is fast"):
         predict(BENCH, model, theirs, replace(paper, mode="fast"))
 
@@ -228,16 +233,105 @@ def test_a_limit_makes_partial_scores(model: ModelAnswerer, plan: Plan) -> None:
     assert content["name"] == "easy_vqa" and content["manifest"]["cost"]["answered"] == 8
 
 
-def test_a_smaller_limit_scores_only_what_it_asks_for(model: ModelAnswerer, plan: Plan) -> None:
+def test_a_smaller_limit_leaves_the_scores_of_all(model: ModelAnswerer, plan: Plan) -> None:
     evaluate(BENCH, model, SHORT, plan)
-    before = read(plan)
+    before = {path.name: path.read_bytes() for path in plan.out.iterdir()}
     content = evaluate(BENCH, model, SHORT, replace(plan, limit=4))
     assert content["name"] == "easy_vqa [partial: 4 of 8]" and content["total"]["n"] == 4
-    scored = [json.loads(line)["key"] for line in read(plan, "scores.rows.jsonl").splitlines()]
+    scored = [json.loads(line)["key"] for line in read(plan, "scores.limit-4.rows.jsonl").splitlines()]
     assert scored == ["test/0", "test/1", "test/2", "test/3"]
+    after = {path.name: path.read_bytes() for path in plan.out.iterdir()}
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"scores.limit-4.json", "scores.limit-4.rows.jsonl"}
+    predict(BENCH, model, SHORT, replace(plan, overwrite=True))
+    assert sorted(path.name for path in plan.out.iterdir()) == ["manifest.json", "predictions.jsonl"]
+
+
+def test_partial_scores_give_way_to_those_of_more_questions(model: ModelAnswerer, plan: Plan) -> None:
+    for limit, name in ((2, "easy_vqa [partial: 2 of 8]"), (4, "easy_vqa [partial: 4 of 8]"), (None, "easy_vqa")):
+        evaluate(BENCH, model, SHORT, replace(plan, limit=limit))
+        assert json.loads(read(plan, "scores.json"))["name"] == name
+    assert not list(plan.out.glob("scores.limit-*"))
+
+
+def legs(plan: Plan) -> list[dict[str, Any]]:
+    return json.loads(read(plan, "manifest.json"))["legs"]
+
+
+def test_each_leg_says_how_it_was_made(loaded: Loaded, plan: Plan) -> None:
+    predict(BENCH, ModelAnswerer(loaded), SHORT, replace(plan, limit=3))
+    place = {"device": "tpu", "attn_implementation": "eager", "model": "elsewhere"}
+    moved = ModelAnswerer(replace(loaded, manifest={**loaded.manifest, **place}))
+    predict(BENCH, moved, SHORT, replace(plan, batch_size=2))
+    first, second = legs(plan)
+    names = ("batch_size", "device", "attn_implementation", "answered")
+    assert [first[name] for name in names] == [3, "cpu", "sdpa", 3]
+    assert [second[name] for name in names] == [2, "tpu", "eager", 5]
+    manifest = json.loads(read(plan, "manifest.json"))
+    assert manifest["model"]["model"] == loaded.manifest["model"]  # of those that were there first
+    assert manifest["cost"]["answered"] == 8
+    assert manifest["cost"]["generated_tokens"] == first["generated_tokens"] + second["generated_tokens"]
+
+
+def test_a_restart_with_nothing_left_changes_nothing(loaded: Loaded, plan: Plan) -> None:
+    predict(BENCH, ModelAnswerer(loaded), SHORT, plan)
+    before = read(plan, "manifest.json")
+    moved = ModelAnswerer(replace(loaded, manifest={**loaded.manifest, "device": "tpu"}))
+    predict(BENCH, moved, SHORT, replace(plan, batch_size=1))
+    assert read(plan, "manifest.json") == before
+
+
+def test_what_was_answered_before_an_outright_kill_is_counted(model: ModelAnswerer, plan: Plan) -> None:
+    """Three answers on the disk, of which the manifest knows one; then the rest."""
+    predict(BENCH, model, SHORT, replace(plan, limit=3))
+    path = plan.out / "manifest.json"
+    manifest = json.loads(path.read_text())
+    killed = {"answered": 1, "generated_tokens": 4, "seconds": 30.0, "ended": False}
+    manifest["legs"] = [{**manifest["legs"][0], **killed}]
+    path.write_text(json.dumps(manifest))
+    predict(BENCH, model, SHORT, plan)
+    first, second = legs(plan)
+    assert (first["answered"], first["ended"], second["answered"]) == (3, False, 5)
+    cost = json.loads(path.read_text())["cost"]
+    assert cost["answered"] == 8 and cost["predict_seconds"] == round(30 + second["seconds"], 2)
+    assert cost["questions_per_second"] == round(5 / second["seconds"], 2)  # the killed leg's seconds are not all known
+
+
+def test_how_far_a_leg_is_is_noted_while_it_goes_on(
+    model: ModelAnswerer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_teamlora.evaluation.prediction.share._NOTE_EVERY_S", 0.0)
+    answers, seen = model._answers, []
+
+    def look(*arguments: Any) -> Any:
+        seen.extend((leg["answered"], leg["ended"]) for leg in legs(plan))
+        return answers(*arguments)
+
+    monkeypatch.setattr(model, "_answers", look)
+    predict(BENCH, model, SHORT, plan)
+    assert seen == [(0, False), (3, False), (6, False)]
+
+
+def test_answers_name_the_model_by_its_folder(loaded: Loaded, plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "my-run" / "checkpoint-20"
+    folder.mkdir(parents=True)
+    for path, name in (
+        (str(folder), "my-run_checkpoint-20"),
+        (f"{tmp_path}/other/../my-run/", "my-run"),
+        ("liuhaotian/llava-v1.5-7b", "llava-v1.5-7b"),
+    ):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        predict(BENCH, ModelAnswerer(replace(loaded, name=path)), SHORT, replace(plan, limit=1, overwrite=True))
+        assert json.loads(read(plan).splitlines()[0])["model_id"] == name
+
+
+def test_overwriting_spares_a_run_at_work(model: ModelAnswerer, plan: Plan) -> None:
+    predict(BENCH, model, SHORT, plan)
+    before = read(plan)
+    with locked(plan.out), pytest.raises(UserError, match=r"out: another process is at work there; wait for it"):
+        predict(BENCH, model, SHORT, replace(plan, overwrite=True))
     assert read(plan) == before
-    evaluate(BENCH, model, SHORT, plan)
-    assert json.loads(read(plan, "scores.json"))["name"] == "easy_vqa"
+    predict(BENCH, model, SHORT, replace(plan, overwrite=True))
 
 
 def break_manifest(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -247,12 +341,12 @@ def break_manifest(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda manifest: {"name": "somebody's app", "version": 3}, "benchmark, model, decoding"),
+        (lambda manifest: {"name": "somebody's app", "version": 3}, "benchmark, model, decoding, legs"),
         (break_manifest(model="runs/x"), "model"),
         (break_manifest(decoding=None), "decoding"),
-        (break_manifest(cost=None), "cost"),
-        (break_manifest(cost={"answered": 8}), "cost"),
-        (lambda manifest: {**manifest, "cost": {**manifest["cost"], "predict_seconds": "9"}}, "cost"),
+        (break_manifest(legs=None), "legs"),
+        (break_manifest(legs=[{"answered": 8}]), "legs"),
+        (lambda manifest: {**manifest, "legs": [{**manifest["legs"][0], "seconds": "9"}]}, "legs"),
     ],
 )
 def test_a_foreign_manifest_is_not_continued(
@@ -283,13 +377,6 @@ def test_answers_that_are_no_text_are_refused_and_kept(model: ModelAnswerer, pla
 def test_a_missing_picture_is_named(model: ModelAnswerer, plan: Plan, root: Path) -> None:
     (root / "easy-vqa" / "test" / "images" / "2.png").unlink()
     with pytest.raises(UserError, match=r"2\.png: no such picture"):
-        predict(BENCH, model, SHORT, plan)
-
-
-def test_a_prompt_too_long_is_named(model: ModelAnswerer, plan: Plan, root: Path) -> None:
-    questions = root / "easy-vqa" / "test" / "questions.json"
-    questions.write_text(questions.read_text().replace("what color is it?", "what color is it " * 600, 1))
-    with pytest.raises(UserError, match=r"^test/2: the prompt has \d+ tokens, pictures included, but .* positions"):
         predict(BENCH, model, SHORT, plan)
 
 

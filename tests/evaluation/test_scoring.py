@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.answers import data_sha256, write_json
+from llava_teamlora.evaluation.answers import append_rows, data_sha256, write_json
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
+from llava_teamlora.evaluation.reading import read_json_lines
+from llava_teamlora.evaluation.score_files import read_scores
 from llava_teamlora.evaluation.scoring import export, rows_path, score
 from llava_teamlora.evaluation.types import Benchmark, Sample
 
@@ -115,6 +118,52 @@ def test_likelihood_is_named(root: Path, write_answers: Callable[..., Path], tmp
     assert content["name"] == "easy_vqa [partial: 3 of 8] [likelihood]"
 
 
+@pytest.mark.parametrize("content", ["[]", '{"name": "a web page", "icons": []}', '{"benchmark": "pope"}'])
+def test_somebody_elses_manifest_is_passed_over(
+    content: str, root: Path, write_answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = write_answers(TEXTS)
+    (answers.parent / "manifest.json").write_text(content)
+    assert score(BENCH, answers, tmp_path / "s.json", data_root=root)["manifest"] is None
+    assert "manifest.json: is passed over, it does not say who gave the answers beside it" in capsys.readouterr().err
+    (answers.parent / "manifest.json").write_text('{"benchmark": {"na')
+    with pytest.raises(UserError, match="manifest.json: is not JSON .*; move it away if it does not say who"):
+        score(BENCH, answers, tmp_path / "s.json", data_root=root)
+
+
+def test_half_a_character_is_scored_and_kept(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    """JSON may hold half of a pair of surrogates, UTF-8 may not."""
+    answers = write_answers(["circle \ud83d 猫", *TEXTS[1:]])
+    assert score(BENCH, answers, tmp_path / "s.json", data_root=root)["total"]["n"] == 8
+    rows = [json.loads(line) for line in (tmp_path / "s.rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["text"] == "circle \ud83d 猫"
+    assert "猫" in (tmp_path / "s.rows.jsonl").read_text(encoding="utf-8")  # only the half is escaped
+    append_rows(tmp_path / "a.jsonl", rows)
+    assert [row for _, row in read_json_lines(tmp_path / "a.jsonl")] == rows
+
+
+def test_two_answers_files_have_scores_of_their_own(root: Path, write_answers: Callable[..., Path]) -> None:
+    """LLaVA keeps the answers of all models in one folder; the folder of a run has one, predictions.jsonl."""
+    folder = write_answers(TEXTS).parent
+    for name in ("llava-v1.5-7b.jsonl", "llava-v1.5-13b.jsonl", "predictions.jsonl"):
+        if name != "predictions.jsonl":
+            (folder / name).write_bytes((folder / "predictions.jsonl").read_bytes())
+        command = ["evaluate", "score", "easy_vqa", "--answers", str(folder / name), "--data_root", str(root)]
+        assert main(command) == 0
+    written = ("scores.json", "llava-v1.5-7b.scores.json", "llava-v1.5-13b.scores.json")
+    assert {path.name for path in folder.glob("*scores.json")} == set(written)
+    assert all(rows_path(folder / name).is_file() for name in written)
+    assert len({rows_path(folder / name) for name in written}) == 3
+    (folder / "scores.json").unlink()
+    with pytest.raises(UserError, match=r"name a file: llava-v1\.5-13b\.scores\.json, llava-v1\.5-7b\.scores\.json"):
+        read_scores([str(folder)])
+
+
+def test_missing_data_names_the_check(write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"evaluate check easy_vqa --data_root {tmp_path} lists what it needs"):
+        score(BENCH, write_answers(TEXTS), tmp_path / "s.json", data_root=tmp_path)
+
+
 class Served(EasyVqa):
     name = "served"
     server = "upload it at example.org"
@@ -136,7 +185,7 @@ def test_what_only_a_server_can_score(root: Path, write_answers: Callable[..., P
 
 
 def test_what_a_judge_grades(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
-    answers, grades = write_answers(TEXTS), tmp_path / "grades.json"
+    answers, grades = write_answers(TEXTS), tmp_path / "m_grades.json"
     with pytest.raises(UserError, match="evaluate grade judged .*--grades FILE"):
         score(Judged(), answers, tmp_path / "s.json", data_root=root)
     grades.write_text("gpt")
@@ -151,7 +200,9 @@ def test_export_gets_all_answers_in_the_benchmarks_order(
     root: Path, write_answers: Callable[..., Path], tmp_path: Path
 ) -> None:
     class Exporting(EasyVqa):
-        def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+        def export(
+            self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+        ) -> list[Path]:
             write_json(out / "upload.json", {s.key: text for s, text in zip(samples, texts, strict=True)})
             return [out / "upload.json"]
 

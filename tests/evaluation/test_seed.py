@@ -49,7 +49,7 @@ def scores_of(name: str, texts: list[str]) -> Scores:
 
 def test_samples() -> None:
     samples = {sample.key: sample for sample in BENCH.load(FIXTURES)}
-    assert list(samples) == ["101", "102", "57", "v1", "v2"]
+    assert list(samples) == ["101", "102", "57", "v1", "v2", "57#2"]  # an id twice, as 49914 in the real one
     picture, video = samples["101"], samples["v1"]
     assert (picture.question_id, video.question_id) == (101, "v1")
     assert picture.prompt == (
@@ -66,11 +66,11 @@ def test_samples() -> None:
 
 
 def test_golden_scores() -> None:
-    # Right: 101, 57, v2. "C." of 102 is no bare letter, and "a" of v1 neither.
-    scores = scores_of("seed", ["A", "C.", "D", "a", "B"])
-    assert (scores.total.value, scores.total.n) == (3 / 5, 5)
-    # Residuals by picture or video: 2/5 - 3/5, 2/5, -3/5, 2/5
-    assert scores.total.stderr == pytest.approx((4 / 3 * (1 + 4 + 9 + 4) / 25) ** 0.5 / 5)
+    # Right: 101, 57, v2, 57#2. "C." of 102 is no bare letter, and "a" of v1 neither.
+    scores = scores_of("seed", ["A", "C.", "D", "a", "B", "B"])
+    assert (scores.total.value, scores.total.n) == (4 / 6, 6)
+    # Residuals by picture or video, in thirds: 1 - 2, 1 + 1, -2, 1
+    assert scores.total.stderr == pytest.approx((4 / 3 * (1 + 4 + 4 + 1) / 9) ** 0.5 / 6)
     assert [(name, score.value) for name, score in scores.groups.items()] == [
         ("Scene Understanding", 0),
         ("Instances Counting", 1),
@@ -79,12 +79,12 @@ def test_golden_scores() -> None:
         ("Action Prediction", 1),
     ]
     extra = {name: (score.value, score.n) for name, score in scores.extra.items()}
-    assert extra == {"seed_image": (2 / 3, 3), "seed_video": (1 / 2, 2), "unparsed": (2 / 5, 5)}
+    assert extra == {"seed_image": (3 / 4, 4), "seed_video": (1 / 2, 2), "unparsed": (2 / 6, 6)}
 
 
 def test_pictures_alone() -> None:
-    scores = scores_of("seed_image", ["A", "B", "D"])
-    assert (scores.total.value, scores.total.n) == (2 / 3, 3)
+    scores = scores_of("seed_image", ["A", "B", "D", "B"])
+    assert (scores.total.value, scores.total.n) == (3 / 4, 4)
     assert list(scores.extra) == ["seed_image", "unparsed"]
 
 
@@ -125,13 +125,14 @@ def test_build_gives_llavas_file(data: Path) -> None:
 
 
 def test_upload(tmp_path: Path) -> None:
-    (path,) = BENCH.export(BENCH.load(FIXTURES), ["A", "B", "C", "D", "no\nletter"], tmp_path)
+    (path,) = BENCH.export(BENCH.load(FIXTURES), ["A", "B", "C", "D", "no\nletter", "A"], tmp_path)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"question_id": "101", "prediction": "A"},
         {"question_id": "102", "prediction": "B"},
         {"question_id": "57", "prediction": "C"},
         {"question_id": "v1", "prediction": "D"},
         {"question_id": "v2", "prediction": "no\nletter"},
+        {"question_id": "57", "prediction": "A"},
     ]
 
 
@@ -140,8 +141,51 @@ def test_llavas_answers_file_scores_the_same(tmp_path: Path) -> None:
     answers = tmp_path / "merge.jsonl"
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = score(BENCH, answers, tmp_path / "scores.json", data_root=FIXTURES)
-    assert content["total"]["value"] == 1 / 5
-    assert content["baselines"]["always A"]["total"]["value"] == 1 / 5
+    assert content["total"]["value"] == 1 / 6
+    assert content["baselines"]["always A"]["total"]["value"] == 1 / 6
+
+
+def test_an_id_that_asks_the_same_twice(spoil: Callable[..., Path], tmp_path: Path) -> None:
+    """Of two pictures: LLaVA's questions are then told apart by their order, and its answers likewise."""
+    data = spoil(lambda c: c["questions"].__setitem__(5, c["questions"][2] | {"data_id": "1001_77", "answer": "A"}))
+    ((path, rows),) = BENCH.build(data).items()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = BENCH.load(data)
+    assert [sample.key for sample in samples] == ["101", "102", "57", "v1", "v2", "57#2"]
+    assert samples[2].prompt == samples[5].prompt
+    assert [str(samples[place].image)[-7:] for place in (2, 5)] == ["1002_78", "1001_77"]
+    answers = tmp_path / "merge.jsonl"
+    lines = [json.dumps({"question_id": s.question_id, "prompt": s.prompt, "text": s.targets[0]}) for s in samples]
+    for found, total in ((lines, 1), ([*lines[:2], lines[5], *lines[3:5], lines[2]], 4 / 6)):
+        answers.write_text("\n".join(found))
+        assert score(BENCH, answers, tmp_path / "scores.json", data_root=data)["total"]["value"] == total
+
+
+def test_rows_of_one_id_go_to_the_question_that_they_ask(data: Path) -> None:
+    path = data / "seed_bench" / "llava-seed-bench.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(True))))
+    assert [(s.key, s.prompt) for s in BENCH.load(data)] == [(s.key, s.prompt) for s in BENCH.load(FIXTURES)]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda row: row.update(choice_a=row["choice_b"], choice_b=row["choice_a"], answer="B"),
+        lambda row: row.update(question="Quite another question?"),
+        lambda row: row.update(choice_d="Four hundred"),
+        lambda row: row.update(choice_d="Fo"),
+    ],
+)
+def test_a_question_file_of_other_questions_is_refused(
+    edit: Callable[[dict[str, Any]], object], spoil: Callable[..., Path]
+) -> None:
+    with pytest.raises(UserError, match=r"jsonl, line 1: 'text' is .How many.*by .*questions\[0\] it must ask .*build"):
+        BENCH.load(spoil(lambda content: edit(content["questions"][0])))
+
+
+def test_white_space_makes_no_other_question(spoil: Callable[..., Path]) -> None:
+    data = spoil(lambda content: content["questions"][1].update(question="What is  the background? "))
+    assert len(BENCH.load(data)) == 6
 
 
 def test_needs_name_what_is_asked_about() -> None:
@@ -157,12 +201,12 @@ def test_a_question_file_without_videos(data: Path) -> None:
     path = data / "seed_bench" / "llava-seed-bench.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"v' not in line))
     with pytest.raises(
-        UserError, match=r"lacks 2 of 5 questions .*v1 is the first.*seed_image asks only about pictures"
+        UserError, match=r"lacks 2 of 6 questions .*v1 is the first.*seed_image asks only about pictures"
     ):
         BENCH.load(data)
-    assert len(get_benchmark("seed_image").load(data)) == 3
+    assert len(get_benchmark("seed_image").load(data)) == 4
     path.write_text(path.read_text() + path.read_text().splitlines(True)[0])
-    with pytest.raises(UserError, match=r"line 4: question_id '101' stands already at .*line 1"):
+    with pytest.raises(UserError, match=r"line 5: SEED-Bench.json has no question of its own for question_id 101 here"):
         get_benchmark("seed_image").load(data)
     path.unlink()
     with pytest.raises(UserError, match="evaluate build seed"):
@@ -174,7 +218,15 @@ def test_a_question_file_without_videos(data: Path) -> None:
     [
         (lambda c: c.pop("question_type"), r"SEED-Bench\.json: has no field 'question_type'"),
         (lambda c: c["questions"][1].update(answer="E"), r"questions\[1\]: 'answer' must be A, B, C or D, found 'E'"),
-        (lambda c: c["questions"][1].update(question_id="101"), r"questions\[1\]: question_id '101' stands already at"),
+        (lambda c: c["questions"][1].update(question_id="101"), r"jsonl: lacks 1 of 6 .*id 101 is the first"),
+        (
+            lambda c: c["questions"].pop(1),
+            r"jsonl, line 2: SEED-Bench\.json has no question of its own for .* 102 here",
+        ),
+        (
+            lambda c: c["question_type"].update({"Action Prediction": [11]}),
+            r"'Action Prediction' must be int, found \[11\]",
+        ),
         (lambda c: c["questions"][1].update(question_type_id=77), r"questions\[1\]: question_type_id 77 has no name"),
         (lambda c: c["questions"][1].update(data_type="text"), r"'data_type' must be image or video, found 'text'"),
         (lambda c: c["questions"][1].pop("choice_c"), r"questions\[1\]: has no field 'choice_c'"),

@@ -187,6 +187,11 @@ def test_llavas_answers_file_scores_the_same(tmp_path: Path) -> None:
     assert (always["total"]["value"], always["extra"]["all"]["value"]) == (0.0, 1 / 5)
 
 
+def as_the_converter_writes(rows: Any) -> None:
+    text = "Question: Which figure of speech is used?\nThe wind sang.\n\u2014made up\nContext: N/A\nOptions: "
+    rows[0]["conversations"][0]["value"] = f"{text}(A) simile (B) personification\n"
+
+
 QUESTIONS, PROBLEMS, SPLITS = "llava_test_CQM-A.json", "problems.json", "pid_splits.json"
 
 
@@ -208,18 +213,26 @@ QUESTIONS, PROBLEMS, SPLITS = "llava_test_CQM-A.json", "problems.json", "pid_spl
         (PROBLEMS, lambda all_: all_["4"].update(answer=-1), r"'answer' must be the number of one of 2 options"),
         (PROBLEMS, lambda all_: all_["4"].update(choices=["x"]), r"'4': 'choices' must be 2 to 5 texts"),
         (PROBLEMS, lambda all_: all_["4"].pop("hint"), r"'4': has no field 'hint'"),
+        (
+            PROBLEMS,
+            lambda all_: all_["5"].update(grade="first"),
+            r"'5': 'grade' must be grade1 to grade12, found 'first'",
+        ),
+        (PROBLEMS, lambda all_: all_["5"].update(grade="grade13"), r"'5': 'grade' must be .*, found 'grade13'"),
+        (
+            PROBLEMS,
+            lambda all_: all_["5"].update(question="What is it?"),
+            r"index 1: the prompt .*does not ask .*'5' has",
+        ),
+        (PROBLEMS, lambda all_: all_["5"]["choices"].reverse(), r"index 1: the prompt .*does not ask .*'5' has"),
+        (QUESTIONS, as_the_converter_writes, r"index 0: the prompt .*'4' has .*convert_sqa_to_llava\.py writes other"),
+        (SPLITS, lambda splits: splits["test"].append(["4"]), r"'test' must hold ids as texts, found \['4'\]"),
         (SPLITS, lambda splits: splits.pop("test"), r"pid_splits\.json: has no field 'test'"),
     ],
 )
 def test_broken_files(name: str, edit: Callable[[Any], object], message: str, spoil: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=message):
         BENCH.load(spoil(name, edit))
-
-
-def test_an_unknown_grade_is_told(spoil: Callable[..., Path]) -> None:
-    samples = BENCH.load(spoil(PROBLEMS, lambda problems: problems["5"].update(grade="first")))
-    with pytest.raises(UserError, match=r"question 5: 'grade' must be grade1 to grade12, found 'first'"):
-        BENCH.aggregate(samples, [BENCH.judge(sample, "A") for sample in samples])
 
 
 def test_without_the_question_file(data: Path) -> None:

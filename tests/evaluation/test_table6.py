@@ -151,6 +151,31 @@ def test_partial_scores_are_marked_and_not_averaged(full: Path, write: Write) ->
     assert "- <sup>a</sup> partial: 3 of 8910\n- <sup>b</sup> likelihood\n- no average for a: POPE partial\n" in text
 
 
+def test_the_average_bears_the_footnotes_of_what_it_is_made_of(full: Path, write: Write) -> None:
+    write("run", "seed", 60, 0.9, name="seed [likelihood]")
+    write("run", "mmvet", 31.2, 0.9, grades={}, metric="MM-Vet score (mine)")
+    report = build_report([f"mine={full}"])
+    average = report.runs[0].cells[-1]
+    assert average is not None and average.notes == ("likelihood", "MM-Vet score (mine)") and not average.comparable
+    rows = lines(as_markdown(report))
+    assert rows["mine"][3] == "60.0<sup>a</sup> ± 0.9" and rows["mine"][-1].startswith("60.44<sup>a,b</sup>")
+
+
+def test_a_part_of_mme_says_of_how_much_it_is(full: Path, write: Write) -> None:
+    """Two subtasks of 200 were begun; beside a full run, and beside nobody's but the paper's."""
+    part = {"total": {"value": 1.0, "stderr": None, "n": 8, "maximum": 400.0}}
+    write("run2", "mme", 0, name="mme [partial: 8 of 2374]", **part)
+    write("run2", "pope", 80)
+    for others in ([f"a={full}"], []):
+        report = build_report([*others, f"b={full.parent / 'run2'}"])
+        rows = lines(as_markdown(report))
+        assert rows["b"][0] == "400.0<sup>a,b</sup>" and report.columns[0].maximum == 2000
+        assert [note.partition(" ")[0] for note in report.footnotes()[:2]] == ["partial:", "of"]
+        assert "of 400" in report.footnotes()
+        if others:
+            assert rows["a"][0] == "1513.5 ± 18.0"  # nobody to be better than
+
+
 def test_judges_are_named_and_not_ranked_against_each_other(full: Path, write: Write) -> None:
     write("run", "mmvet", 31.2, 0.9, grades={}, metric="MM-Vet score (gpt-4-0613)")
     write("run2", "mmvet", 50, grades={}, metric="MM-Vet score (mine)")
@@ -194,7 +219,7 @@ def test_a_servers_figure(
     assert main(["evaluate", "record", "vizwiz", "49.4", "--out", str(file), "--source", "EvalAI, 2 May"]) == 0
     assert "49.40" in capsys.readouterr().out
     text = as_markdown(build_report([f"mine={full}"]))
-    assert lines(text)["mine"][8:] == ["49.4<sup>a</sup>", "60.44<sup>b</sup> ± 0.28"]  # sqrt(8) * 0.9 / 9 = 0.2828
+    assert lines(text)["mine"][8:] == ["49.4<sup>a</sup>", "60.44<sup>a,b</sup> ± 0.28"]  # sqrt(8) * 0.9 / 9 = 0.2828
     assert "<sup>a</sup> from the test server: EvalAI, 2 May\n" in text
     assert "<sup>b</sup> ± without that of VizWiz, which is not known\n" in text
     answers = tmp_path / "predictions.jsonl"

@@ -82,6 +82,15 @@ def test_a_picture_without_ocr_is_named(root: Path) -> None:
         BENCH.build(root)
 
 
+def test_a_token_that_is_no_text_is_named(root: Path) -> None:
+    path = root / "textvqa" / "TextVQA_Rosetta_OCR_v0.2_val.json"
+    content = json.loads(path.read_text())
+    content["data"][1]["ocr_tokens"] = ["a", 7]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"Rosetta.*, data\[1\]: 'ocr_tokens' must be texts, found 7"):
+        BENCH.build(root)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

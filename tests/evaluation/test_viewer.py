@@ -213,6 +213,17 @@ def test_unlike_things_are_refused(two: list[str], tmp_path: Path) -> None:
     assert not page.exists()
 
 
+def test_two_runs_of_one_model_are_told_apart(two: list[str], tmp_path: Path) -> None:
+    """As answers of one model in two ways, without LABEL=: the manifests call both by the same name."""
+    paths = [Path(argument.partition("=")[2]) for argument in two]
+    for path in paths:
+        manifest = {"model": {"model": "x", "kind": "base", "method": "none"}}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "manifest": manifest}))
+    build_site([str(path) for path in paths], tmp_path / "page")
+    labels = [run["label"] for run in data_of(tmp_path / "page")["runs"]]
+    assert labels == [f"x (untuned), {path.parent}" for path in paths]
+
+
 def test_the_command_needs_no_torch(two: list[str], tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
@@ -288,10 +299,10 @@ def keys(page: Any) -> list[str]:
 def test_filters_search_and_order(open_page: Callable[..., Any]) -> None:
     page = open_page()
     assert page.title() == "easy_vqa: first | second"
-    assert page.locator("#status").inner_text() == "8 samples, mean row score 50.0 % | 75.0 %"
+    assert page.locator("#status").inner_text() == "8 samples, mean score of all rows 50.0 % | 75.0 %"
     page.select_option("#change", "won")
     assert keys(page) == ["test/1", "test/3", "test/7"]
-    assert page.locator("#status").inner_text() == "3 of 8 samples, mean row score 0.0 % | 100.0 %"
+    assert page.locator("#status").inner_text() == "3 of 8 samples, mean score of these rows 0.0 % | 100.0 %"
     page.select_option("#group", label="shape (2)")
     assert keys(page) == ["test/3"]
     page.select_option("#change", "")
@@ -306,6 +317,43 @@ def test_filters_search_and_order(open_page: Callable[..., Any]) -> None:
     assert keys(page)[0] == "test/2"
     page.fill("#search", "no such words")
     assert page.locator(".empty").first.inner_text() == "No sample passes these filters."
+
+
+@pytest.mark.browser
+def test_labels_are_numbered_only_where_they_begin_alike(open_page: Callable[..., Any], two: list[str]) -> None:
+    def labels(page: Any) -> list[str]:
+        return page.locator(".run .label").all_inner_texts()
+
+    assert labels(open_page()) == ["first", "second"]
+    folder = Path(two[0].partition("=")[2]).parents[1]
+    build_site(
+        [f"a rather long label{argument.partition('=')[0]}={folder / argument.partition('=')[0]}" for argument in two],
+        folder / "page",
+    )
+    assert labels(open_page()) == ["1 a rather long labelfirst", "2 a rather long labelsecond"]
+
+
+@pytest.mark.browser
+def test_the_list_leaves_out_what_ends_every_prompt(open_page: Callable[..., Any], two: list[str]) -> None:
+    """Two lines end all prompts here; the detail shows them, the list does not."""
+
+    def instruct(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row["prompt"] += "\nOptions: none\nAnswer the question using a single word or phrase."
+
+    def counted(path: Path) -> None:
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "total": {**content["total"], "n": 5}}))
+
+    for argument in two:
+        edit_rows(argument, instruct)
+    counted(Path(two[0].partition("=")[2]))
+    build_site(two, Path(two[0].partition("=")[2]).parents[1] / "page")
+    page = open_page()
+    assert page.locator(".row .words div:first-child").first.inner_text() == "what shape is it?"
+    assert page.locator("#prompt").inner_text().endswith("using a single word or phrase.")
+    shown = page.locator(".run small").all_inner_texts()
+    assert shown[0].endswith("n = 5 (there are 8 rows)") and shown[1].endswith("n = 8")
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -77,6 +78,13 @@ def test_exported_as_llava_does(tmp_path: Path) -> None:
     )
     (path,) = export(VAL, write_answers(tmp_path / "b.jsonl", VAL, ["No", "", "a", "b", "c"]), tmp_path, FIXTURES)
     assert json.loads(path.read_text())[0] == {"question_id": 42000, "answer": "no"}
+
+
+def test_the_list_of_all_questions_is_that_of_the_data_root(root: Path, tmp_path: Path) -> None:
+    """Wherever the pictures lie."""
+    samples = [dataclasses.replace(sample, image=tmp_path / "a.jpg") for sample in DEV.load(root)]
+    (path,) = DEV.export(samples, ["a", "b", "c"], tmp_path, root)
+    assert len(json.loads(path.read_text())) == 5
 
 
 def test_another_test_file_is_refused(root: Path, tmp_path: Path) -> None:

@@ -103,7 +103,14 @@ def test_mistakes_cost_one_line_and_the_conversation_goes_on(talk: Conversation,
     assert len(lines) == 6 and all(line.startswith("error: ") for line in lines)
     for line, part in zip(
         lines,
-        ["needs a path", "no such picture", "not a readable picture", "'/image'", "leave it out", "positions"],
+        [
+            "needs a path",
+            "no such picture",
+            "not a readable picture",
+            "'/image'",
+            "leave it out",
+            "positions; shorten the question, or begin anew with /clear",
+        ],
         strict=True,
     ):
         assert part in line

@@ -42,6 +42,12 @@ def ask(question: str, choices: Sequence[str], suffix: str = SUFFIX) -> str:
     return "\n".join(part for part in (question, option_lines(choices), suffix) if part)
 
 
+def asks(prompt: str, question: str, choices: Sequence[str]) -> bool:
+    """Whether a prompt holds the question and just these options, in their order; white space is not compared."""
+    wanted = " ".join(f"{question}\n{option_lines(choices)}".split())
+    return f" {wanted} " in f" {' '.join(prompt.split())} "
+
+
 def infer_letter(text: str, choices: Sequence[str]) -> str:
     """The one option that an answer names, or ``""``.
 

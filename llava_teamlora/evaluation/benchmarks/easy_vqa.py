@@ -64,7 +64,7 @@ def read_questions(root: Path, split: Literal["train", "test"]) -> list[tuple[st
         return [(str(q), str(a), int(i)) for q, a, i in json.loads(path.read_text(encoding="utf-8"))]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); is {root} easy-vqa's data folder?") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: is not a list of [question, answer, picture number] ({error})") from error
 
 

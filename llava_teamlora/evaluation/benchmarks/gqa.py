@@ -29,7 +29,7 @@ from llava_teamlora.evaluation.benchmarks.question_files import (
     refuse_repeats,
 )
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
-from llava_teamlora.evaluation.reading import EVAL_ROOT, expect_object, read_json_object, take
+from llava_teamlora.evaluation.reading import data_folder, expect_object, read_json_object, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
@@ -37,6 +37,7 @@ _QUESTIONS = "llava_gqa_testdev_balanced.jsonl"
 _OFFICIAL = "testdev_balanced_questions.json"
 _SITE = "https://cs.stanford.edu/people/dorarad/gqa/download.html"
 _SUBJECTS = {"attr": "attribute", "cat": "category", "global": "scene", "obj": "object", "rel": "relation"}
+_DISTRIBUTION = "distribution ↓"
 
 
 class Gqa(Benchmark):
@@ -48,6 +49,7 @@ class Gqa(Benchmark):
     version = 1
     max_new_tokens = 128
     groups: tuple[str, ...] = ("verify", "query", "choose", "logical", "compare")
+    headline = (*groups, "binary", "open")
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         """A key is the question's id."""
@@ -114,7 +116,7 @@ class Gqa(Benchmark):
                 scores.extra[name] = mean_score([s for s, _ in found], [v for _, v in found])
         distribution = _distribution(rows)
         if distribution is not None:
-            scores.extra["distribution"] = distribution
+            scores.extra[_DISTRIBUTION] = distribution
         return scores
 
     def baselines(self, samples: Sequence[Sample], data_root: Path | None = None) -> dict[str, Baseline]:
@@ -124,11 +126,11 @@ class Gqa(Benchmark):
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """Questions, truths, pictures."""
         folder = _folder(data_root)
+        path = folder / "data" / _OFFICIAL
+        official = Need(path, "the official questions with their answers", f"questions1.2.zip, {_SITE}")
         return [
-            Need(folder / _QUESTIONS, "LLaVA's questions", f"{EVAL_ZIP}, or built from {_OFFICIAL}", built=True),
-            Need(
-                folder / "data" / _OFFICIAL, "the official questions with their answers", f"questions1.2.zip, {_SITE}"
-            ),
+            Need(folder / _QUESTIONS, "LLaVA's questions", EVAL_ZIP, made_from=(official,)),
+            official,
             Need(folder / "data" / "images", "the pictures", f"images.zip, {_SITE}", pictures=True),
         ]
 
@@ -142,7 +144,9 @@ class Gqa(Benchmark):
             rows.append(question_row(number, f"{picture}.jpg", question + SHORT_ANSWER))
         return {folder / _QUESTIONS: rows}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """As LLaVA's ``convert_gqa_for_eval.py``, under the name that ``eval.py --tier testdev_balanced`` looks for."""
         path = out / "testdev_balanced_predictions.json"
         rows = [
@@ -154,7 +158,7 @@ class Gqa(Benchmark):
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (data_root or EVAL_ROOT) / "gqa"
+    return data_folder(data_root, "gqa")
 
 
 def _submitted(text: str) -> str:

@@ -21,7 +21,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import answer_row
 from llava_teamlora.evaluation.judging.provenance import Provenance, check_answer, read_provenance, ungraded
 from llava_teamlora.evaluation.metrics import clustered_stderr, mean_score
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_lines, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_lines, take
 from llava_teamlora.evaluation.types import Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
@@ -72,7 +72,9 @@ class LlavaBench(Benchmark):
             Need(folder / "images", "pictures", _SOURCE, pictures=True),
         ]
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """``llava_bench.jsonl``: the answers in the questions' order, by which LLaVA's review script joins them."""
         path = out / "llava_bench.jsonl"
         rows = (answer_row(sample, text, "exported") for sample, text in zip(samples, texts, strict=True))
@@ -92,6 +94,7 @@ class _Graded(LlavaBench):
         known = self._reviews.provenance
         # LLaVA's review file does not name its judge.
         self.metric = f"{LlavaBench.metric} ({known.label() if known else 'judge not recorded'})"
+        self.graded = frozenset(self._reviews.marks)
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         samples = super().load(data_root)
@@ -196,7 +199,7 @@ def _is_mark(mark: Any) -> bool:
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (data_root or EVAL_ROOT) / "llava-bench-in-the-wild"
+    return data_folder(data_root, "llava-bench-in-the-wild")
 
 
 def read_references(data_root: Path | None) -> dict[str, tuple[str, str]]:

@@ -22,7 +22,7 @@ from llava_teamlora.evaluation.benchmarks.choices import SUFFIX, ask, guesses, i
 from llava_teamlora.evaluation.benchmarks.mmbench_files import Pictures, read_table, write_sheet
 from llava_teamlora.evaluation.benchmarks.served import ServedSplit
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
-from llava_teamlora.evaluation.reading import EVAL_ROOT
+from llava_teamlora.evaluation.reading import data_folder
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
 
 _SUFFIX_CN = "请直接回答选项字母。"
@@ -81,6 +81,7 @@ class MmBench(Benchmark):
         "logic_reasoning",
         "relation_reasoning",
     )
+    headline = (*groups, "plain", "unparsed", "all rotations")
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class MmBench(Benchmark):
         self._file, self._folders, self._suffix, self._options = file, folders, suffix, options
 
     def _path(self, data_root: Path | None) -> Path:
-        places = [(data_root or EVAL_ROOT) / folder / self._file for folder in self._folders]
+        places = [data_folder(data_root, folder) / self._file for folder in self._folders]
         return next((place for place in places if place.is_file()), places[0])
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
@@ -183,7 +184,9 @@ class MmBench(Benchmark):
         """The TSV, pictures and all."""
         return [Need(self._path(data_root), "questions, answers and pictures", f"{_SOURCE}{self._file}")]
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """The XLSX of LLaVA's ``convert_mmbench_for_submission.py``, for the server; named like the TSV."""
         path = (out / self._file).with_suffix(".xlsx")
         truth = () if self.server else ("answer",)

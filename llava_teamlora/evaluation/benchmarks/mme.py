@@ -1,9 +1,8 @@
 """MME: 2374 yes/no questions about 1187 pictures, two a picture, in 14 subtasks.
 
-Data: LLaVA's ``MME/llava_mme.jsonl`` and the official ``MME/MME_Benchmark_release_version/<subtask>/``, whose text
-files, one a picture, hold ``question<tab>Yes|No`` lines; they lie beside the pictures, or both in folders of their own,
-``questions_answers_YN`` and ``images``. Prompt: the question less the benchmark's own "Please answer yes or no.", and
-LLaVA's request for one word.
+Data: LLaVA's ``MME/llava_mme.jsonl`` and the official ``MME/MME_Benchmark_release_version/<subtask>/`` (see
+``mme_files.py``). Prompt: the question less the benchmark's own "Please answer yes or no.", and LLaVA's request for one
+word.
 Metric: the release's ``eval_tool/calculation.py``. A subtask's points are 100 acc + 100 acc+: the share of questions
 answered rightly and the share of pictures with both answered rightly; perception is the sum over ten subtasks (2000 at
 most, LLaVA's figure), cognition over four (800). An answer is read by its first four letters.
@@ -13,49 +12,36 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.benchmarks.mme_files import (
+    COGNITION,
+    PERCEPTION,
+    RELEASE,
+    SOURCE,
+    SUBTASKS,
+    bare,
+    folders,
+    picture_names,
+    read_truths,
+)
+from llava_teamlora.evaluation.benchmarks.question_files import EVAL_ZIP, SHORT_ANSWER
 from llava_teamlora.evaluation.jackknife import jackknife_stderr
 from llava_teamlora.evaluation.metrics import clustered_stderr
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_lines, read_text, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_lines, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
-PERCEPTION = tuple("existence count position color posters celebrity scene landmark artwork OCR".split())
-COGNITION = tuple("commonsense_reasoning numerical_calculation text_translation code_reasoning".split())
-RELEASE = "MME_Benchmark_release_version"
-
-_PROMPT_END = "\nAnswer the question using a single word or phrase."
-_OFFICIAL_END = "Please answer yes or no."
 _PUBLISHED_ORDER = tuple(
     "code_reasoning artwork celebrity numerical_calculation text_translation count color commonsense_reasoning "
     "position OCR landmark scene existence posters".split()
 )
 """Of the subtasks in LLaVA's file."""
 
-_SOURCE = "BradyFU/Awesome-Multimodal-Large-Language-Models (branch Evaluation) says how to ask for the release"
 _ONE_LINE = str.maketrans("\t\r\n", "   ")
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """One line of an official text file.
-
-    Attributes:
-        question: as it stands there.
-        answer: ``yes`` or ``no``.
-    """
-
-    question: str
-    answer: str
-
-
-_Truths = dict[tuple[str, str, str], _Truth]
-"""By subtask, the picture's name without its ending, and the bare question."""
 
 
 class Mme(Benchmark):
@@ -66,7 +52,8 @@ class Mme(Benchmark):
     metric = "perception"
     version = 1
     max_new_tokens = 128
-    groups = PERCEPTION + COGNITION
+    groups = SUBTASKS
+    headline = ("cognition", "perception acc", "cognition acc", "other")
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         """Subtasks in the official tool's order, which has perception first, and within each LLaVA's rows in theirs.
@@ -74,13 +61,13 @@ class Mme(Benchmark):
         A key is ``<subtask>/<picture>/<bare question>``, whatever the release's layout.
         """
         questions, release = _paths(data_root)
-        truths = _read_truths(release)
+        truths = read_truths(release)
         asked, unknown, twice = set(), [], []
         samples = []
         for where, row in read_json_lines(questions):
             subtask, picture = _subtask(row, where), Path(take(row, "image", str, where)).name
             prompt = take(row, "text", str, where)
-            identity = (subtask, Path(picture).stem, _bare(prompt.split("\n")[0]))
+            identity = (subtask, Path(picture).stem, bare(prompt.split("\n")[0]))
             if identity not in truths:
                 unknown.append(identity)
                 continue
@@ -94,7 +81,7 @@ class Mme(Benchmark):
                     question_id=take(row, "question_id", (str, int), where),
                     prompt=prompt,
                     targets=(truth.answer,),
-                    image=_folders(release, subtask)[0] / picture,
+                    image=folders(release, subtask)[0] / picture,
                     group=subtask,
                     cluster=f"{subtask}/{picture}",
                     metadata={"question": truth.question},
@@ -150,10 +137,8 @@ class Mme(Benchmark):
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """LLaVA's questions and the official release."""
         questions, release = _paths(data_root)
-        return [
-            Need(questions, "LLaVA's questions", "LLaVA's eval.zip (its docs/Evaluation.md)", built=True),
-            Need(release, "the official release: truths and pictures", _SOURCE),
-        ]
+        official = Need(release, "the official release: truths and pictures", SOURCE)
+        return [Need(questions, "LLaVA's questions", EVAL_ZIP, made_from=(official,)), official]
 
     def build(self, data_root: Path | None = None) -> dict[Path, list[dict[str, Any]]]:
         """``llava_mme.jsonl`` of the official release: LLaVA's rows, subtask by subtask as published, pairs as there.
@@ -163,19 +148,21 @@ class Mme(Benchmark):
         # Differs from the published file: its pictures are in the order in which some disk listed them, which cannot be
         # told from the release. Answers are joined by their question, so scores do not depend on it.
         questions, release = _paths(data_root)
-        truths = _read_truths(release)
+        truths = read_truths(release)
         rows = []
         for subtask in _PUBLISHED_ORDER:
-            names = _picture_names(_folders(release, subtask)[0])
+            names = picture_names(folders(release, subtask)[0])
             for identity in (key for key in truths if key[0] == subtask):
                 if identity[1] not in names:
-                    raise UserError(f"{_folders(release, subtask)[0]}: has no picture {identity[1]}.jpg or .png")
-                image = (_folders(release, subtask)[0] / names[identity[1]]).relative_to(release).as_posix()
-                text = identity[2] + _PROMPT_END
+                    raise UserError(f"{folders(release, subtask)[0]}: has no picture {identity[1]}.jpg or .png")
+                image = (folders(release, subtask)[0] / names[identity[1]]).relative_to(release).as_posix()
+                text = identity[2] + SHORT_ANSWER
                 rows.append({"question_id": image, "image": image, "text": text, "category": subtask})
         return {questions: rows}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """``<subtask>.txt`` for ``calculation.py --results_dir``: picture, question, truth, answer, the pair adjacent.
 
         A tab or line break inside an answer becomes a space, which changes no score.
@@ -193,20 +180,8 @@ class Mme(Benchmark):
 
 def _paths(data_root: Path | None) -> tuple[Path, Path]:
     """LLaVA's question file and the official release."""
-    folder = (EVAL_ROOT if data_root is None else data_root) / "MME"
+    folder = data_folder(data_root, "MME")
     return folder / "llava_mme.jsonl", folder / RELEASE
-
-
-def _folders(release: Path, subtask: str) -> tuple[Path, Path]:
-    """Pictures and text files of a subtask, in either layout of the release."""
-    base = release / subtask
-    nested = (base / "questions_answers_YN").is_dir()
-    return (base / "images", base / "questions_answers_YN") if nested else (base, base)
-
-
-def _bare(question: str) -> str:
-    """Without the benchmark's request, which stands one or two spaces behind the question."""
-    return question.replace(_OFFICIAL_END, "").strip()
 
 
 def _subtask(row: Mapping[str, Any], where: str) -> str:
@@ -214,40 +189,6 @@ def _subtask(row: Mapping[str, Any], where: str) -> str:
     if subtask not in Mme.groups:
         raise UserError(f"{where}: 'category' {subtask!r} is no subtask of MME ({', '.join(Mme.groups)})")
     return subtask
-
-
-def _read_truths(release: Path) -> _Truths:
-    """All 14 subtasks; pictures by name, questions in the file's order."""
-    if not release.is_dir():
-        raise UserError(f"{release}: no such folder; it holds MME's official release ({_SOURCE})")
-    found: _Truths = {}
-    for subtask in Mme.groups:
-        folder = _folders(release, subtask)[1]
-        # Names that begin with a dot are a file system's own notes, as macOS leaves them in archives.
-        paths = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
-        if not paths:
-            raise UserError(f"{folder}: holds no text files with the truth of {subtask} ({_SOURCE})")
-        for path in paths:
-            found |= {(subtask, path.stem, _bare(truth.question)): truth for truth in _read_pair(path)}
-    return found
-
-
-def _read_pair(path: Path) -> Iterator[_Truth]:
-    """The two questions of a picture."""
-    asked = set()
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        question, tab, answer = line.strip().partition("\t")
-        if not tab or answer.lower() not in ("yes", "no"):
-            raise UserError(f"{where}: expected a question, a tab and Yes or No, found {line!r:.120}")
-        if _bare(question) in asked:
-            raise UserError(f"{where}: asks the same question again")
-        asked.add(_bare(question))
-        yield _Truth(question, answer.lower())
-    if len(asked) != 2:
-        raise UserError(f"{path}: has {len(asked)} questions; a picture of MME has two")
 
 
 def _refuse_mismatch(
@@ -268,12 +209,6 @@ def _refuse_mismatch(
             f"{questions}: {'; '.join(found)}; take both files whole and of one edition, or make this one anew: "
             "llava-teamlora evaluate build mme"
         )
-
-
-def _picture_names(folder: Path) -> dict[str, str]:
-    """Name without ending -> name."""
-    endings = (".jpg", ".jpeg", ".png")
-    return {path.stem: path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in endings}
 
 
 _Measure = Callable[[Sequence[float]], float]

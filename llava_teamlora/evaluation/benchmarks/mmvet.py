@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.benchmarks.question_files import EVAL_ZIP
 from llava_teamlora.evaluation.judging.provenance import Provenance, check_answer, read_provenance, ungraded
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_lines, read_json_object, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_lines, read_json_object, take
 from llava_teamlora.evaluation.types import Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
@@ -40,6 +41,7 @@ class MmVet(Benchmark):
     version = 1
     max_new_tokens = 1024
     groups = CAPABILITIES
+    headline = (*CAPABILITIES, RUNS_SD)
     judged = True
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
@@ -63,9 +65,10 @@ class MmVet(Benchmark):
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """The official file, LLaVA's and the pictures."""
         folder = _folder(data_root)
+        official = Need(folder / "mm-vet.json", "questions, answers and capabilities", _SOURCE)
         return [
-            Need(folder / "mm-vet.json", "questions, answers and capabilities", _SOURCE),
-            Need(folder / "llava-mm-vet.jsonl", "LLaVA's questions", "LLaVA's eval.zip", built=True),
+            official,
+            Need(folder / "llava-mm-vet.jsonl", "LLaVA's questions", EVAL_ZIP, made_from=(official,)),
             Need(folder / "images", "pictures", _SOURCE, pictures=True),
         ]
 
@@ -78,7 +81,9 @@ class MmVet(Benchmark):
         ]
         return {folder / "llava-mm-vet.jsonl": rows}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """``mmvet.json``, {"v1_k": answer}: what the official tool grades, as convert_mmvet_for_eval.py writes it."""
         path = out / "mmvet.json"
         content = {sample.key: text for sample, text in zip(samples, texts, strict=True)}
@@ -97,6 +102,7 @@ class _Graded(MmVet):
         self._grades = read_grades(path)
         runs = f"{self._grades.runs} run{'s' if self._grades.runs > 1 else ''}"
         self.metric = f"{MmVet.metric} ({self._grades.label()}, {runs})"
+        self.graded = frozenset(self._grades.scores)
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         samples = super().load(data_root)
@@ -215,7 +221,7 @@ class _Truth:
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (data_root or EVAL_ROOT) / "mm-vet"
+    return data_folder(data_root, "mm-vet")
 
 
 def _read_truths(folder: Path) -> dict[str, _Truth]:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.benchmarks.question_files import EVAL_ZIP, SHORT_ANSWER
 from llava_teamlora.evaluation.jackknife import jackknife_stderr
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_lines, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_lines, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
 CATEGORIES = ("random", "popular", "adversarial")
 
-_PROMPT_END = "\nAnswer the question using a single word or phrase."
 _FIRST_ID = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 """What LLaVA added to the official question ids, in the order of its file."""
 
@@ -63,6 +63,7 @@ class Pope(Benchmark):
     version = 1
     max_new_tokens = 128
     groups = CATEGORIES
+    headline = (*CATEGORIES, "accuracy", "precision", "recall", "yes ratio")
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         """LLaVA's rows in their order. A key is ``<category>/<photograph>/<question>``."""
@@ -144,10 +145,10 @@ class Pope(Benchmark):
         """LLaVA's questions, the official truths, COCO's photographs."""
         folder = _folder(data_root)
         coco = "http://images.cocodataset.org/zips/val2014.zip"
-        eval_zip = "LLaVA's eval.zip (its docs/Evaluation.md)"
+        truths = tuple(Need(_truth_path(folder, name), f"the truth of {name}", _SOURCE) for name in CATEGORIES)
         return [
-            Need(folder / "llava_pope_test.jsonl", "LLaVA's questions", eval_zip, built=True),
-            *(Need(_truth_path(folder, name), f"the truth of {name}", _SOURCE) for name in CATEGORIES),
+            Need(folder / "llava_pope_test.jsonl", "LLaVA's questions", EVAL_ZIP, made_from=truths),
+            *truths,
             Need(folder / "val2014", "COCO's photographs", coco, pictures=True),
         ]
 
@@ -158,7 +159,7 @@ class Pope(Benchmark):
             {
                 "question_id": first + truth.question_id,
                 "image": truth.image,
-                "text": truth.question + _PROMPT_END,
+                "text": truth.question + SHORT_ANSWER,
                 "category": category,
             }
             for category, first in _FIRST_ID.items()
@@ -166,7 +167,9 @@ class Pope(Benchmark):
         ]
         return {folder / "llava_pope_test.jsonl": rows}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """``coco_pope_<category>_answers.json`` for ``evaluate.py``: JSON lines of question and answer.
 
         They are in the order of the official file, as the tool goes by that alone.
@@ -182,7 +185,7 @@ class Pope(Benchmark):
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (EVAL_ROOT if data_root is None else data_root) / "pope"
+    return data_folder(data_root, "pope")
 
 
 def _truth_path(folder: Path, category: str) -> Path:

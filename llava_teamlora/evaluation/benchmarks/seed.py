@@ -2,8 +2,9 @@
 
 Data: ``SEED-Bench.json``, and LLaVA's ``llava-seed-bench.jsonl``, whose prompts and pictures are used (``evaluate
 build`` makes it from the former). A video is shown as one frame from its middle, as LLaVA's
-``extract_video_frames.py`` writes it: ``SEED-Bench-video-image/<type>_<id>.png``. Prompt: the question, the option
-lines, the sentence that asks for a letter. Metric: as LLaVA's ``convert_seed_for_submission.py``, the answer is the
+``extract_video_frames.py`` writes it: ``SEED-Bench-video-image/<type>_<id>.png``. One id, 49914, is that of two
+questions; the second of an id has the key ``<id>#2``. Prompt: the question, the option lines, the sentence that asks
+for a letter. Metric: as LLaVA's ``convert_seed_for_submission.py``, the answer is the
 letter and nothing else (``A.`` is wrong, and ``unparsed``). The total is over all questions, which is what papers call
 SEED; ``seed_image`` and ``seed_video`` stand beside it. The benchmark ``seed_image`` asks only about pictures.
 
@@ -15,6 +16,7 @@ for it, and ``metadata["question"]`` the question.
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +24,9 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import question_files
-from llava_teamlora.evaluation.benchmarks.choices import LETTERS, ask, guesses
+from llava_teamlora.evaluation.benchmarks.choices import LETTERS, ask, asks, guesses
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
-from llava_teamlora.evaluation.reading import EVAL_ROOT, expect_object, read_json_object, take
+from llava_teamlora.evaluation.reading import data_folder, expect_object, read_json_object, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.files import write_atomically
 
@@ -42,6 +44,7 @@ class Question:
     Attributes:
         where: its place, for messages.
         identity: ``question_id``: a number, or ``v`` and a number for a video.
+        occurrence: of that id, from 1.
         text: the question alone.
         choices: four texts.
         answer: the letter.
@@ -52,12 +55,18 @@ class Question:
 
     where: str
     identity: str
+    occurrence: int
     text: str
     choices: tuple[str, ...]
     answer: str
     kind: str
     source: str
     dimension: tuple[int, str]
+
+    @property
+    def key(self) -> str:
+        """The id, numbered where it is not the first of its kind."""
+        return self.identity if self.occurrence == 1 else f"{self.identity}#{self.occurrence}"
 
     @property
     def picture(self) -> str:
@@ -70,19 +79,22 @@ def read_questions(path: Path) -> list[Question]:
     """All of ``SEED-Bench.json``, in its order.
 
     Raises:
-        UserError: missing or broken, or an id stands twice.
+        UserError: missing or broken.
     """
     content = read_json_object(path)
-    names = {number: name for name, number in take(content, "question_type", dict, str(path)).items()}
+    types = take(content, "question_type", dict, str(path))
+    names = {take(types, name, int, f"{path}, question_type"): name for name in types}
+    seen: Counter[str] = Counter()
     found = []
     for index, row in enumerate(take(content, "questions", list, str(path))):
         where = f"{path}, questions[{index}]"
-        found.append(_question(expect_object(row, where), names, where))
-    question_files.refuse_repeats("question_id", ((question.where, question.identity) for question in found))
+        identity = str(take(expect_object(row, where), "question_id", (str, int), where))
+        seen[identity] += 1
+        found.append(_question(row, identity, seen[identity], names, where))
     return found
 
 
-def _question(row: dict[str, Any], names: dict[Any, str], where: str) -> Question:
+def _question(row: dict[str, Any], identity: str, occurrence: int, names: dict[int, str], where: str) -> Question:
     number, kind, answer = (take(row, name, kinds, where) for name, kinds in _TYPED.items())
     if number not in names:
         raise UserError(f"{where}: question_type_id {number} has no name in 'question_type' ({names})")
@@ -92,7 +104,8 @@ def _question(row: dict[str, Any], names: dict[Any, str], where: str) -> Questio
         raise UserError(f"{where}: 'answer' must be A, B, C or D, found {answer!r:.80}")
     return Question(
         where,
-        str(take(row, "question_id", (str, int), where)),
+        identity,
+        occurrence,
         take(row, "question", str, where),
         # An option that is a number in the file is asked as it is written.
         tuple(str(take(row, name, (str, int, float), where)) for name in _CHOICES),
@@ -126,6 +139,7 @@ class Seed(Benchmark):
         "Action Prediction",
         "Procedure Understanding",
     )
+    headline = ("seed_image", "seed_video", "unparsed")
 
     def __init__(self, name: str, summary: str, kinds: Sequence[str]) -> None:
         """Which of ``image`` and ``video`` are asked about."""
@@ -133,33 +147,18 @@ class Seed(Benchmark):
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         """In the order of ``SEED-Bench.json``; the key is the id as text."""
-        folder = (data_root or EVAL_ROOT) / FOLDER
-        truth = [question for question in read_questions(folder / _TRUTH) if question.kind in self._kinds]
-        asked = self._read_asked(folder / _QUESTIONS, truth)
-        return [self._sample(question, asked[question.identity], folder) for question in truth]
-
-    def _read_asked(self, path: Path, truth: Sequence[Question]) -> dict[str, question_files.Question]:
-        """LLaVA's rows by id.
-
-        Raises:
-            UserError: the file is missing or broken, or of other questions.
-        """
-        rows = question_files.read_question_file(path, self.name)
-        question_files.refuse_repeats("question_id", ((row.where, str(row.question_id)) for row in rows))
-        asked = {str(row.question_id): row for row in rows}
-        missing = [question for question in truth if question.identity not in asked]
-        if missing:
-            hint = "; seed_image asks only about pictures" if all(q.kind == "video" for q in missing) else ""
-            raise UserError(
-                f"{path}: lacks {len(missing)} of {len(truth)} questions of {_TRUTH} (question_id "
-                f"{missing[0].identity} is the first); are they of one edition?{hint}"
-            )
-        return asked
+        folder = data_folder(data_root, FOLDER)
+        rows = _Asked(folder / _QUESTIONS, self.name)
+        truth = read_questions(folder / _TRUTH)
+        asked = [question for question in truth if question.kind in self._kinds]
+        pairs = [(question, rows.take(question)) for question in asked]
+        rows.check(asked, {question.identity for question in truth if question.kind not in self._kinds})
+        return [self._sample(question, row, folder) for question, row in pairs if row]
 
     def _sample(self, question: Question, row: question_files.Question, folder: Path) -> Sample:
         number, name = question.dimension
         return Sample(
-            key=question.identity,
+            key=question.key,
             question_id=row.question_id,
             prompt=row.text,
             targets=(question.answer,),
@@ -187,26 +186,77 @@ class Seed(Benchmark):
 
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """Truth, LLaVA's questions, pictures, and frames where videos are asked about."""
-        folder = (data_root or EVAL_ROOT) / FOLDER
+        folder = data_folder(data_root, FOLDER)
         frames = "LLaVA's extract_video_frames.py (in its eval.zip) over the videos"
         pictures = {"image": ("the pictures", _SOURCE), "video": ("the middle frames of the videos", frames)}
+        truth = Need(folder / _TRUTH, "questions, options and answers", _SOURCE)
         return [
-            Need(folder / _TRUTH, "questions, options and answers", _SOURCE),
-            Need(folder / _QUESTIONS, "LLaVA's prompts", question_files.EVAL_ZIP, built=True),
+            truth,
+            Need(folder / _QUESTIONS, "LLaVA's prompts", question_files.EVAL_ZIP, made_from=(truth,)),
             *(Need(folder / _PICTURES[kind], *pictures[kind], pictures=True) for kind in self._kinds),
         ]
 
     def build(self, data_root: Path | None = None) -> dict[Path, list[dict[str, Any]]]:
         """LLaVA's question file, of pictures and videos both."""
-        folder = (data_root or EVAL_ROOT) / FOLDER
+        folder = data_folder(data_root, FOLDER)
         return {folder / _QUESTIONS: [_llava_row(question) for question in read_questions(folder / _TRUTH)]}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """What SEED-Bench's leaderboard takes: JSON lines of question_id and prediction."""
-        rows = ({"question_id": sample.key, "prediction": text} for sample, text in zip(samples, texts, strict=True))
+        rows = [
+            {"question_id": str(sample.question_id), "prediction": text}
+            for sample, text in zip(samples, texts, strict=True)
+        ]
         path = out / f"{self.name}.jsonl"
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         return [path]
+
+
+class _Asked:
+    """LLaVA's question file, whose rows are given out to the questions they ask."""
+
+    def __init__(self, path: Path, benchmark: str) -> None:
+        self._path, self._remedy = path, f"make it anew: llava-teamlora evaluate build {benchmark}"
+        self._rows: dict[str, list[question_files.Question]] = defaultdict(list)
+        for row in question_files.read_question_file(path, benchmark):
+            self._rows[str(row.question_id)].append(row)
+        self._missing: list[Question] = []
+
+    def take(self, question: Question) -> question_files.Question | None:
+        """The first row that is left of the question's id and asks it; None, which is remembered, if no row is left.
+
+        Raises:
+            UserError: what is left asks something else.
+        """
+        left = self._rows[question.identity]
+        if not left:
+            self._missing.append(question)
+            return None
+        asking = [row for row in left if asks(row.text, question.text, question.choices)]
+        if not asking:
+            raise UserError(
+                f"{left[0].where}: 'text' is {left[0].text!r:.200}, but by {question.where} it must ask "
+                f"{ask(question.text, question.choices, '')!r:.200}; are the files of one edition? Else {self._remedy}"
+            )
+        left.remove(asking[0])
+        return asking[0]
+
+    def check(self, truth: Sequence[Question], let_be: set[str]) -> None:
+        """Raise UserError if rows were lacking, or are left whose ids are not those to be let be."""
+        if self._missing:
+            hint = "; seed_image asks only about pictures" if all(q.kind == "video" for q in self._missing) else ""
+            raise UserError(
+                f"{self._path}: lacks {len(self._missing)} of {len(truth)} questions of {_TRUTH} (question_id "
+                f"{self._missing[0].identity} is the first); are they of one edition?{hint}; else {self._remedy}"
+            )
+        left = [row for identity, rows in self._rows.items() for row in rows if identity not in let_be]
+        if left:
+            raise UserError(
+                f"{left[0].where}: {_TRUTH} has no question of its own for question_id {left[0].question_id!r} here "
+                f"({len(left)} such rows); are they of one edition? Else {self._remedy}"
+            )
 
 
 def _llava_row(question: Question) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.benchmarks.choices import LETTERS, SUFFIX, guesses, option_lines
+from llava_teamlora.evaluation.benchmarks.choices import LETTERS, SUFFIX, asks, guesses, option_lines
 from llava_teamlora.evaluation.benchmarks.question_files import EVAL_ZIP
 from llava_teamlora.evaluation.metrics import mean_score
 from llava_teamlora.evaluation.reading import (
-    EVAL_ROOT,
+    data_folder,
     expect_object,
     read_json_list,
     read_json_object,
@@ -43,6 +43,7 @@ _OPTIONS = "ABCDE"
 _IMAGE = "<image>"
 _SOURCE = "https://github.com/lupantech/ScienceQA, data/scienceqa"
 _STATED = re.compile(r"The answer is ([A-Z]).")
+_GRADES = {f"grade{number}": number for number in range(1, 13)}
 _SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
 
 Row = tuple[Sample, Verdict]
@@ -70,11 +71,12 @@ class ScienceQa(Benchmark):
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
         """In the order of LLaVA's file; the key is ScienceQA's problem id."""
-        folder = (data_root or EVAL_ROOT) / FOLDER
+        folder = data_folder(data_root, FOLDER)
         problems = _read_problems(folder)
         if not (folder / _QUESTIONS).is_file():
             raise UserError(
-                f"{folder / _QUESTIONS}: no such file; take it from {EVAL_ZIP} or make it: evaluate build sqa"
+                f"{folder / _QUESTIONS}: no such file; take it from {EVAL_ZIP} or make it: llava-teamlora evaluate "
+                "build sqa"
             )
         samples: dict[str, Sample] = {}
         for where, row in read_json_list(folder / _QUESTIONS):
@@ -87,7 +89,7 @@ class ScienceQa(Benchmark):
         if missing:
             raise UserError(
                 f"{folder / _QUESTIONS}: lacks {len(missing)} of the {len(problems)} questions of the {_SPLIT} split "
-                f"({missing[0]} is the first); make it anew: evaluate build sqa"
+                f"({missing[0]} is the first); make it anew: llava-teamlora evaluate build sqa"
             )
         return list(samples.values())
 
@@ -119,24 +121,29 @@ class ScienceQa(Benchmark):
 
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """Problems, their splits, LLaVA's questions, pictures."""
-        folder = (data_root or EVAL_ROOT) / FOLDER
-        return [
+        folder = data_folder(data_root, FOLDER)
+        official = (
             Need(folder / _PROBLEMS, "questions, options and answers", _SOURCE),
             Need(folder / _SPLITS, "which questions are the test split", _SOURCE),
-            Need(folder / _QUESTIONS, "LLaVA's prompts", EVAL_ZIP, built=True),
+        )
+        return [
+            *official,
+            Need(folder / _QUESTIONS, "LLaVA's prompts", EVAL_ZIP, made_from=official),
             Need(folder / "images" / _SPLIT, "the pictures", f"{_SOURCE}, tools/download.sh", pictures=True),
         ]
 
     def build(self, data_root: Path | None = None) -> dict[Path, list[dict[str, Any]]]:
         """LLaVA's question file, a record a question in the split's order."""
-        folder = (data_root or EVAL_ROOT) / FOLDER
+        folder = data_folder(data_root, FOLDER)
         rows = [
             _llava_row(identity, problem, f"{folder / _PROBLEMS}, {identity!r}")
             for identity, problem in _read_problems(folder).items()
         ]
         return {folder / _QUESTIONS: rows}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """What ScienceQA's ``tools/evaluate_acc.py`` takes, as eval_science_qa.py writes it: id -> option's number."""
         answers = dict(zip((sample.key for sample in samples), texts, strict=True))
         results = {
@@ -158,6 +165,9 @@ def _read_problems(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / _PROBLEMS
     problems, splits = read_json_object(path), read_json_object(folder / _SPLITS)
     identities = take(splits, _SPLIT, list, str(folder / _SPLITS))
+    strange = [identity for identity in identities if not isinstance(identity, str)]
+    if strange:
+        raise UserError(f"{folder / _SPLITS}: {_SPLIT!r} must hold ids as texts, found {strange[0]!r:.80}")
     absent = [identity for identity in identities if identity not in problems]
     if absent:
         raise UserError(
@@ -195,7 +205,14 @@ def _sample(row: Mapping[str, Any], where: str, problem: Mapping[str, Any], prob
     turns = take(row, "conversations", list, where)
     human = take(expect_object(turns[0] if turns else None, f"{where}, conversations[0]"), "value", str, where)
     prompt = f"{human.replace(_IMAGE, '').strip()}\n{SUFFIX}"
+    if not asks(prompt, take(problem, "question", str, problem_where), choices):
+        raise UserError(
+            f"{where}: the prompt {prompt!r:.200} does not ask the question and the options A., B., … that "
+            f"{problem_where} has ({problem['question']!r:.120}); convert_sqa_to_llava.py writes other prompts, and "
+            "other editions other questions; take LLaVA's file or make it anew: llava-teamlora evaluate build sqa"
+        )
     facts = {name: take(problem, name, str, problem_where) for name in ("subject", "topic", "grade")}
+    _check_grade(facts["grade"], problem_where)
     return Sample(
         key=identity,
         question_id=identity,
@@ -224,11 +241,9 @@ def _llava_row(identity: str, problem: Mapping[str, Any], where: str) -> dict[st
     }
 
 
-def _grade(sample: Sample) -> int:
-    grade = sample.metadata["grade"].removeprefix("grade")
-    if not grade.isdecimal():
-        raise UserError(f"sqa: question {sample.key}: 'grade' must be grade1 to grade12, found {grade!r}")
-    return int(grade)
+def _check_grade(grade: str, where: str) -> None:
+    if grade not in _GRADES:
+        raise UserError(f"{where}: 'grade' must be grade1 to grade12, found {grade!r:.80}")
 
 
 # ScienceQA's nine columns less the last, its average, which is "all".
@@ -239,8 +254,8 @@ _MEMBERS: dict[str, Callable[[Sample], bool]] = {
     "TXT": lambda sample: sample.metadata["hint"],
     "IMG": lambda sample: sample.image is not None,
     "NO": lambda sample: sample.image is None and not sample.metadata["hint"],
-    "G1-6": lambda sample: 1 <= _grade(sample) <= 6,
-    "G7-12": lambda sample: 7 <= _grade(sample) <= 12,
+    "G1-6": lambda sample: _GRADES[sample.metadata["grade"]] <= 6,
+    "G7-12": lambda sample: _GRADES[sample.metadata["grade"]] >= 7,
 }
 
 

@@ -22,7 +22,7 @@ from llava_teamlora.evaluation.benchmarks.question_files import (
     refuse_repeats,
 )
 from llava_teamlora.evaluation.metrics import grouped_mean
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_rows, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_rows, take
 from llava_teamlora.evaluation.types import Benchmark, Need, Sample, Scores, Verdict
 from llava_teamlora.evaluation.vqa_accuracy import evalai_answer, soft_accuracy, take_answers
 
@@ -89,14 +89,11 @@ class TextVqa(Benchmark):
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """Questions, answers, pictures."""
         folder = _folder(data_root)
+        annotations = Need(folder / _ANNOTATIONS, "the ten answers to each question", _SITE)
+        tokens = Need(folder / _OCR, "OCR tokens", _SITE)
         return [
-            Need(
-                folder / _QUESTIONS,
-                "LLaVA's questions with OCR tokens",
-                f"{EVAL_ZIP}, or built from {_OCR}, {_SITE}",
-                built=True,
-            ),
-            Need(folder / _ANNOTATIONS, "the ten answers to each question", _SITE),
+            Need(folder / _QUESTIONS, "LLaVA's questions with OCR tokens", EVAL_ZIP, made_from=(annotations, tokens)),
+            annotations,
             Need(folder / "train_images", "the pictures", f"train_val_images.zip, {_SITE}", pictures=True),
         ]
 
@@ -116,7 +113,7 @@ class TextVqa(Benchmark):
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (data_root or EVAL_ROOT) / "textvqa"
+    return data_folder(data_root, "textvqa")
 
 
 def _key(question: Question) -> Key:
@@ -142,7 +139,11 @@ def _answers(path: Path) -> dict[Key, tuple[str, ...]]:
 
 
 def _ocr_tokens(path: Path) -> dict[str, list[str]]:
-    return {
-        take(row, "image_id", str, where): take(row, "ocr_tokens", list, where)
-        for where, row in read_json_rows(path, "data")
-    }
+    found: dict[str, list[str]] = {}
+    for where, row in read_json_rows(path, "data"):
+        tokens = take(row, "ocr_tokens", list, where)
+        strange = [token for token in tokens if not isinstance(token, str)]
+        if strange:
+            raise UserError(f"{where}: 'ocr_tokens' must be texts, found {strange[0]!r:.80}")
+        found[take(row, "image_id", str, where)] = tokens
+    return found

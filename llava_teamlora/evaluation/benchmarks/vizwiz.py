@@ -29,7 +29,7 @@ from llava_teamlora.evaluation.benchmarks.question_files import (
 from llava_teamlora.evaluation.benchmarks.served import ServedSplit
 from llava_teamlora.evaluation.jackknife import jackknife_stderr
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_list, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_list, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
 from llava_teamlora.evaluation.vqa_accuracy import evalai_answer, take_answers, vizwiz_accuracy
 from llava_teamlora.files import write_atomically
@@ -70,13 +70,9 @@ class VizWizTest(ServedSplit):
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """Questions and pictures."""
         folder = _folder(data_root)
+        official = Need(folder / "test.json", "the official questions", f"Annotations.zip, {_SITE}")
         return [
-            Need(
-                folder / "llava_test.jsonl",
-                "LLaVA's questions",
-                f"{EVAL_ZIP}, or built from test.json, {_SITE}",
-                built=True,
-            ),
+            Need(folder / "llava_test.jsonl", "LLaVA's questions", EVAL_ZIP, made_from=(official,)),
             Need(folder / "test", "the pictures", f"test.zip, {_SITE}", pictures=True),
         ]
 
@@ -89,7 +85,9 @@ class VizWizTest(ServedSplit):
         ]
         return {folder / "llava_test.jsonl": rows}
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """As LLaVA's ``convert_vizwiz_for_submission.py``."""
         return [_write_submission(samples, texts, out / "vizwiz_test.json")]
 
@@ -156,13 +154,15 @@ class VizWizVal(Benchmark):
             Need(folder / "val", "the pictures", f"val.zip, {_SITE}", pictures=True),
         ]
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """The submission, for the official tool on one's own machine."""
         return [_write_submission(samples, texts, out / "vizwiz_val.json")]
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (data_root or EVAL_ROOT) / "vizwiz"
+    return data_folder(data_root, "vizwiz")
 
 
 def _prompt(row: dict[str, Any], where: str) -> str:

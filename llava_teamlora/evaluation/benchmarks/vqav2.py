@@ -29,7 +29,7 @@ from llava_teamlora.evaluation.benchmarks.question_files import (
 )
 from llava_teamlora.evaluation.benchmarks.served import ServedSplit
 from llava_teamlora.evaluation.metrics import grouped_mean
-from llava_teamlora.evaluation.reading import EVAL_ROOT, read_json_rows, take
+from llava_teamlora.evaluation.reading import data_folder, read_json_rows, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Scores, Verdict
 from llava_teamlora.evaluation.vqa_accuracy import evalai_answer, take_answers, vqa_accuracy
 from llava_teamlora.files import write_atomically
@@ -76,19 +76,13 @@ class VqaV2TestDev(ServedSplit):
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """Both question files and the pictures."""
         folder = _folder(data_root)
+        official = tuple(Need(folder / name, "official questions", _SITE) for name in _OFFICIAL.values())
+        what = {
+            _TEST_DEV: "LLaVA's test-dev questions",
+            _TEST: "LLaVA's list of all test questions, for the export",
+        }
         return [
-            Need(
-                folder / _TEST_DEV,
-                "LLaVA's test-dev questions",
-                f"{EVAL_ZIP}, or built from {_OFFICIAL[_TEST_DEV]}, {_SITE}",
-                built=True,
-            ),
-            Need(
-                folder / _TEST,
-                "LLaVA's list of all test questions, for the export",
-                f"{EVAL_ZIP}, or built from {_OFFICIAL[_TEST]}, {_SITE}",
-                built=True,
-            ),
+            *(Need(folder / name, text, EVAL_ZIP, made_from=official) for name, text in what.items()),
             Need(folder / "test2015", "the pictures", f"COCO's test2015.zip, {_SITE}", pictures=True),
         ]
 
@@ -103,11 +97,11 @@ class VqaV2TestDev(ServedSplit):
             for ours, theirs in _OFFICIAL.items()
         }
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """As LLaVA's ``convert_vqav2_for_submission.py``: all test questions, "" for those without an answer."""
-        picture = samples[0].image
-        assert isinstance(picture, Path)
-        path = picture.parent.parent / _TEST  # beside the folder of pictures, as load has put them
+        path = _folder(data_root) / _TEST
         asked = [question.question_id for question in read_question_file(path, self.name)]
         answers = {s.question_id: evalai_answer(text) for s, text in zip(samples, texts, strict=True)}
         strangers = answers.keys() - set(asked)
@@ -181,14 +175,16 @@ class VqaV2Val(Benchmark):
             Need(folder / "val2014", "the pictures", f"COCO's val2014.zip, {_SITE}", pictures=True),
         ]
 
-    def export(self, samples: Sequence[Sample], texts: Sequence[str], out: Path) -> list[Path]:
+    def export(
+        self, samples: Sequence[Sample], texts: Sequence[str], out: Path, data_root: Path | None = None
+    ) -> list[Path]:
         """Results as the official tool takes them."""
         rows = [(sample.question_id, evalai_answer(text)) for sample, text in zip(samples, texts, strict=True)]
         return [_write(out / "vqav2_val.json", rows)]
 
 
 def _folder(data_root: Path | None) -> Path:
-    return (data_root or EVAL_ROOT) / "vqav2"
+    return data_folder(data_root, "vqav2")
 
 
 def _picture(split: str, number: int) -> str:

@@ -70,11 +70,16 @@ def lines(benchmark: Benchmark, checked: Checked) -> list[str]:
         head += f", data {checked.data_sha256[:12]}, {scored_where(benchmark)}"
     below = []
     for need in checked.absent:
-        remedy = f"llava-teamlora evaluate build {checked.name}" if need.built else f"from {need.source}"
-        below.append(f"missing: {need.path} ({need.what}); {remedy}")
+        remedy = f", or llava-teamlora evaluate build {checked.name}" if need.built else ""
+        below.append(f"missing: {need.path} ({need.what}); from {need.source}{remedy}")
+    for need in checked.absent_inputs:
+        below.append(f"to build from: {need.path} ({need.what}); from {need.source}")
     if checked.absent_pictures:
         count = f"{len(checked.absent_pictures)} of {checked.pictures}"
         below.append(f"missing: {count} pictures, first {checked.absent_pictures[0]}")
+    if checked.empty_pictures:
+        count = f"{len(checked.empty_pictures)} of {checked.pictures}"
+        below.append(f"empty: {count} pictures have 0 bytes, first {checked.empty_pictures[0]}; get them anew")
     if checked.error and not any(not need.pictures for need in checked.absent):
         below.append(checked.error)
     return [head.rstrip(), *(f"           {line}" for line in below)]

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from llava_teamlora.evaluation.compare import Comparison, Line
 
@@ -16,12 +16,13 @@ question by question, from the scores.rows.jsonl that evaluate score and run wri
 
   difference    other - base ± half of its 95 % interval: paired, and clustered by picture (or what the benchmark's
                 questions share). Where it is more than the ± the difference is significant at 5 %, and bold.
-  won lost same questions that the other run does better, worse, alike
+  won lost same questions on which the other run scores higher, lower, alike; only those that the figure is the mean
+                of, and in MMBench questions in all rotations. "-" where a figure is no such mean (POPE's F1, MME)
   p             McNemar's exact test of won against lost, where an answer is either right or wrong; it takes the
                 questions as independent, the interval does not
 
-Figures that are no mean of their questions (POPE's F1, MME, MMBench's circular accuracy) are computed anew 100
-times without a part of the pictures (block jackknife): a second to half a minute.
+Figures that are no such mean are computed anew 100 times without a part of the pictures (block jackknife): a second
+to half a minute.
 """
 _EXAMPLES = """\
 examples:
@@ -67,7 +68,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         return 0
     console = Console()
     for comparison in found:
-        console.print(as_table(comparison))
+        console.print(as_text(comparison, console.width))
     for note in notes(found):
         console.print(note, style="dim", highlight=False)
     return 0
@@ -81,6 +82,11 @@ def notes(found: list[Comparison]) -> list[str]:
     noted = ["±: 95 % interval, paired, clustered, normal; p: McNemar's exact test of won against lost, two-sided"]
     if any(line.interval is None for comparison in found for line in comparison.lines):
         noted.append("no ±: too few clusters, leaving some out empties a group, or a server gave the score")
+    noted += [
+        f"{comparison.benchmark}: the runs were not measured alike, and part of a difference may come from that"
+        for comparison in found
+        if not comparison.alike
+    ]
     if len(found) > 1:
         noted.append(
             f"{len(found)} comparisons are made, each at its own 5 %: the more there are, the likelier a difference by "
@@ -101,25 +107,26 @@ def _cells(line: Line) -> list[str]:
     difference = f"{line.difference:+.2f}"
     if line.interval is not None:
         difference += f" ± {(line.interval[1] - line.interval[0]) / 2:.2f}"
-    counted = line.wins + line.losses + line.ties > 0
-    counts = [str(count) if counted else "-" for count in (line.wins, line.losses, line.ties)]
+    counts = ["-" if count is None else str(count) for count in (line.wins, line.losses, line.ties)]
     p = "-" if line.mcnemar_p is None else "< 0.0001" if line.mcnemar_p < 0.0001 else f"{line.mcnemar_p:.4f}"
     return [line.name, f"{line.base:.2f}", f"{line.other:.2f}", difference, *counts, p]
 
 
-def as_table(comparison: Comparison) -> Table:
-    """For a terminal; an interval without 0 stands out."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def as_text(comparison: Comparison, width: int) -> Text:
+    """For a terminal; an interval without 0 stands out. In a narrow one each name stands above its figures."""
+    from rich.cells import cell_len
     from rich.text import Text
 
-    table = Table(title=Text(title(comparison)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(_HEADS):
-        table.add_column(head, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
-    for number, line in enumerate(comparison.lines):
+    rows = [list(_HEADS), *map(_cells, comparison.lines)]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    figures = ["  ".join(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)) for row in rows]
+    fits = widths[0] + 2 + len(figures[0]) <= width
+    lines = [Text(title(comparison), "italic"), Text(" " * (widths[0] + 2 if fits else 2) + figures[0], "dim")]
+    for line, row, figure in zip(comparison.lines, rows[1:], figures[1:], strict=True):
         clear = line.interval is not None and not line.interval[0] <= 0 <= line.interval[1]
-        table.add_row(*map(Text, _cells(line)), style="bold" if clear else "", end_section=number == 0)
-    return table
+        name = row[0] + " " * (widths[0] - cell_len(row[0]) + 2) if fits else f"{row[0]}\n  "
+        lines.append(Text(name + figure, "bold" if clear else ""))
+    return Text("\n").join(lines).append("\n")
 
 
 def as_markdown(comparison: Comparison) -> str:

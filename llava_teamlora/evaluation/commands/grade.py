@@ -17,6 +17,7 @@ Let a judge model grade free answers (mmvet, llava_bench), and write the officia
   grades.json           MM-Vet's grades, or grades.jsonl, LLaVA's reviews; evaluate score takes it as --grades
   grades.manifest.json  judge, prompt, temperatures, dates, digests of the graded answers
   grades.cache.jsonl    every grade as it came in: run the command again, and nothing is asked twice
+Beside another answers file than predictions.jsonl, m.jsonl, they are m.grades.json and so on.
 The judge is a model behind an OpenAI-compatible address (--endpoint) or in a folder on this machine (--judge_path).
 Published scores are of the official prompt, which is not in this package: give MM-Vet's mm-vet_evaluator.py or
 LLaVA's llava/eval/table/rule.json as --judge_prompt. Else our own prompt is used, and the metric's name says so.
@@ -35,7 +36,7 @@ def add(commands: Any) -> None:
     add = parser.add_argument
     add("benchmark", metavar="BENCH", help="mmvet or llava_bench")
     add("--answers", type=Path, required=True, metavar="FILE", help="predictions.jsonl, ours or LLaVA's")
-    add("--out", type=Path, metavar="FILE", help="default: grades.json (llava_bench: grades.jsonl) beside the answers")
+    add("--out", type=Path, metavar="FILE", help="default: beside the answers, see above")
     add("--judge", metavar="NAME", help="the served model's name (default: the only one that --endpoint serves)")
     add("--endpoint", metavar="URL", help="an OpenAI-compatible address, as http://localhost:8000/v1")
     add("--api_key_file", type=Path, metavar="FILE", help="its key (default: the environment's OPENAI_API_KEY)")
@@ -59,18 +60,20 @@ def add(commands: Any) -> None:
 
 def _grade(arguments: argparse.Namespace) -> int:
     from llava_teamlora.evaluation.benchmarks import get_benchmark
+    from llava_teamlora.evaluation.companions import default_out
     from llava_teamlora.evaluation.judging.grading import GradingPlan, grade
     from llava_teamlora.evaluation.scoring import load_answered
 
     benchmark = get_benchmark(arguments.benchmark)
     rubric = _rubric(benchmark.name, arguments)
-    out = arguments.out or arguments.answers.with_name(f"grades{rubric.suffix}")
+    out = arguments.out or default_out(arguments.answers, f"grades{rubric.suffix}")
     if out.resolve() == arguments.answers.resolve():
         raise UserError(f"--out {out}: is the answers file itself")
     tokens = arguments.judge_tokens
     if tokens is None and arguments.judge_path is not None:
         tokens = max(rubric.max_tokens, _LOCAL_TOKENS)
-    plan = GradingPlan(out, arguments.runs, tokens, arguments.concurrency, arguments.unreadable)
+    concurrency = arguments.concurrency if arguments.judge_path is None else 1
+    plan = GradingPlan(out, arguments.runs, tokens, concurrency, arguments.unreadable)
     found = load_answered(
         benchmark, arguments.answers, arguments.data_root, partial=arguments.partial, limit=arguments.limit
     )
@@ -127,4 +130,6 @@ def _judge(arguments: argparse.Namespace) -> Judge:
         if len(served) != 1:
             raise UserError(f"{arguments.endpoint}: serves {', '.join(served) or 'nothing'}; choose with --judge NAME")
         return EndpointJudge(endpoint(served[0]))
-    return EndpointJudge(endpoint(arguments.judge))
+    chosen = endpoint(arguments.judge)
+    chosen.check_model()
+    return EndpointJudge(chosen)

@@ -12,6 +12,7 @@ _LIST = """\
 Name the benchmarks: what is measured, how it is scored (here; by a judge model; by its test server, which takes
 the file that evaluate export writes), and the folder of its files under --data_root.
 """
+_INDENT = 4
 
 
 def add(commands: Any) -> None:
@@ -39,16 +40,16 @@ def folder(benchmark: Benchmark) -> str:
 
 def _list(arguments: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
     from llava_teamlora.evaluation.benchmarks import BENCHMARKS
 
-    table = Table(show_edge=False, pad_edge=False)
-    for head in ("name", "scored", "metric", "folder", "what it is"):
-        table.add_column(head, no_wrap=head == "name", overflow="fold")
+    console = Console()
     for name, benchmark in BENCHMARKS.items():
-        where = scored_where(benchmark).removeprefix("scored ")
-        table.add_row(*map(Text, (name, where, benchmark.metric, folder(benchmark), benchmark.summary)))
-    Console().print(table)
+        place = folder(benchmark)
+        facts = [benchmark.metric, scored_where(benchmark), f"files in {place}" if place else "files in its package"]
+        console.print(Text(name, "bold"))
+        console.print(Padding(Text(benchmark.summary), (0, 0, 0, _INDENT), expand=False))
+        console.print(Padding(Text("; ".join(facts), "dim"), (0, 0, 0, _INDENT), expand=False))
     return 0

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_teamlora.errors import UserError
+from llava_teamlora.errors import UserError, tell_launcher
 
 if TYPE_CHECKING:
-    from llava_teamlora.evaluation.prediction.answerers import Answerer
     from llava_teamlora.evaluation.prediction.plan import Job
     from llava_teamlora.evaluation.prediction.processes import Processes
+    from llava_teamlora.evaluation.prediction.responses import Answerer
 
 _RUN = """\
 Predict, score and print the table. In the folder --out:
@@ -125,6 +125,8 @@ def _answer(jobs: list[Job], answerer: Answerer, processes: Processes, failures:
             with processes.together():
                 if processes.first:
                     endings.append((job, conclude(job, scored)))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(*[_kept(job)] if processes.first else []) from None
         except UserError as error:
             if len(jobs) == 1 and not failures:
                 raise
@@ -133,4 +135,18 @@ def _answer(jobs: list[Job], answerer: Answerer, processes: Processes, failures:
         print_summary(endings)
         for name, reason in failures.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
+        if failures:
+            tell_launcher("; ".join(f"failed: {name}: {reason}" for name, reason in failures.items()))
     return 1 if failures else 0
+
+
+def _kept(job: Job) -> str:
+    """What an interrupted run leaves, and how to go on."""
+    from llava_teamlora.evaluation.prediction.journal import answered
+
+    found = answered(job.plan.out)
+    count = sum(sample.key in found for sample in job.asked)
+    return (
+        f"interrupted; {count} of {len(job.asked)} answers are in {job.plan.out}, and the same command goes on "
+        "from there"
+    )

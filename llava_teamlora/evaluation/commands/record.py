@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     add("benchmark", metavar="BENCH", help="a benchmark's name (llava-teamlora evaluate list)")
     add("percent", type=float, metavar="PERCENT", help="as the server shows it: 48.4")
     add("--answers", type=Path, metavar="FILE", help="the predictions.jsonl whose export was sent in")
-    add("--out", type=Path, metavar="FILE", help="default: scores.json beside the answers")
+    add("--out", type=Path, metavar="FILE", help="default: beside the answers, as evaluate score")
     add("--source", metavar="TEXT", help="where and when it was obtained (default: today's date)")
     parser.set_defaults(run=_record)
 
@@ -39,12 +39,14 @@ def add(commands: Any) -> None:
 def _record(arguments: argparse.Namespace) -> int:
     from llava_teamlora.errors import UserError
     from llava_teamlora.evaluation.benchmarks import get_benchmark
+    from llava_teamlora.evaluation.companions import default_out
     from llava_teamlora.evaluation.report import build_report, print_report
+    from llava_teamlora.evaluation.score_files import SCORES
     from llava_teamlora.evaluation.server_scores import record_score
 
     if arguments.out is None and arguments.answers is None:
         raise UserError("evaluate record: say where the score goes: --answers FILE, --out FILE or both")
-    out = arguments.out or arguments.answers.parent / "scores.json"
+    out = arguments.out or default_out(arguments.answers, SCORES)
     source = f"recorded {date.today()}" if arguments.source is None else arguments.source
     record_score(get_benchmark(arguments.benchmark), arguments.percent, source, out, arguments.answers)
     print_report(build_report([str(out)]))

@@ -8,15 +8,17 @@ from typing import Any
 
 _REPORT = """\
 Tables of scores.json files. Give files, folders with one folder a benchmark, or run folders; name a row with LABEL=.
-Scores of one benchmark become one detailed table, its baselines below. Scores of several benchmarks become a table
-of methods and benchmarks in the shape of the paper's Table 6, the published rows of the paper and of LLaVA below.
+Scores of one benchmark become one table, its baselines below; a terminal shows the main figures, all with --full.
+Scores of several benchmarks become a table of methods and benchmarks in the shape of the paper's Table 6, the
+published rows of the paper and of LLaVA below.
 The average stands only where all nine benchmarks are there and complete. ± is one standard error.
 """
 _EXAMPLES = """\
 examples:
   llava-teamlora evaluate report runs/my-run                                  everything that was evaluated there
   llava-teamlora evaluate report TeamLoRA=runs/a LoRA=runs/b --out table.md   methods side by side
-  llava-teamlora evaluate report tuned=a/scores.json untuned=b/scores.json    one benchmark in detail
+  llava-teamlora evaluate report tuned=a/scores.json untuned=b/scores.json    one benchmark
+  llava-teamlora evaluate report a/scores.json --full                         with each group and measure
   llava-teamlora evaluate record vizwiz 48.4 --out runs/a/evaluation/vizwiz/scores.json   a test server's figure
 """
 _FORMATS = ("table", "md", "csv", "json")
@@ -33,6 +35,7 @@ def add(commands: Any) -> None:
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="[LABEL=]PATH", help="scores.json, or a folder with such files")
+    add("--full", action="store_true", help="all figures of one benchmark, not its main ones alone (a file has all)")
     add("--format", choices=_FORMATS, help="default: by the ending of --out, else table")
     add("--out", type=Path, metavar="FILE", help="write the table there instead of printing it")
     add("--plot", type=Path, metavar="FILE.png", help="also draw it: a panel a column, 95 %% intervals")
@@ -57,7 +60,7 @@ def _report(arguments: argparse.Namespace) -> int:
         write_atomically(arguments.out, draw_report(report, form))
         print(f"table: {arguments.out}")
     else:
-        print_report(report, form)
+        print_report(report, form, full=arguments.full)
     if arguments.plot:
         from llava_teamlora.evaluation.plot import draw_plot
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llava_teamlora.evaluation.answers import model_id_of
 from llava_teamlora.evaluation.endpoint import Endpoint, Reply
 from llava_teamlora.evaluation.judging.rubric import Message
 
@@ -64,7 +65,7 @@ class LocalJudge:
         self._generator = Generator(loaded)
         self._lock = threading.Lock()
         self._manifest = loaded.manifest
-        self.name = loaded.name.rstrip("/").rsplit("/", 1)[-1]
+        self.name = model_id_of(loaded.name)
         digest = hashlib.sha256(json.dumps(loaded.manifest, sort_keys=True, default=str).encode())
         self.identity = f"{self.name} {digest.hexdigest()[:16]}"
 

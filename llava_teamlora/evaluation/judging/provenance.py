@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.reading import read_bytes, read_json_object, take
+from llava_teamlora.evaluation.companions import PREDICTIONS
+from llava_teamlora.evaluation.reading import read_bytes, read_json_object, stream_json_lines, take
+from llava_teamlora.files import beside
 
 OFFICIAL = "official prompt"
 """How a manifest calls the prompt that the benchmark's authors published."""
@@ -46,7 +49,7 @@ class Provenance:
 
 def provenance_path(grades: Path) -> Path:
     """``grades.json`` -> ``grades.manifest.json``."""
-    return grades.with_suffix(".manifest.json")
+    return beside(grades, ".manifest.json")
 
 
 def read_provenance(grades: Path) -> Provenance | None:
@@ -83,9 +86,34 @@ def check_answer(known: Provenance | None, key: str, text: str, grades: Path) ->
         )
 
 
+def untied(grades: Path, answers: Path) -> str | None:
+    """Why nobody knows that the grades are of these answers; None where something ties them.
+
+    Ours have a manifest, and are refused if they are of other answers. Official tools' are named after the model.
+
+    Raises:
+        UserError: a file is broken.
+    """
+    if provenance_path(grades).is_file():
+        return None
+    names = _names(answers)
+    if any(re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", grades.name) for name in names):
+        return None
+    called = f"the grade file's name holds none of {', '.join(names)}" if names else "the answers do not say whose"
+    return f"grades could not be tied to the answers: {called}, and no {provenance_path(grades).name} is beside it"
+
+
+def _names(answers: Path) -> list[str]:
+    """What a grade file of these answers may be named after: their file, the first row's model, a checkpoint's run."""
+    found = [] if answers.name == PREDICTIONS else [answers.stem]
+    _, row = next(stream_json_lines(answers), ("", {}))
+    parts = [part for part in str(row.get("model_id") or "").split("/") if part and not part.startswith("checkpoint-")]
+    return list(dict.fromkeys([*found, *parts[-1:]]))
+
+
 def answer_digest(text: str) -> str:
     """Of one answer's text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
@@ -101,5 +129,6 @@ def ungraded(name: str) -> UserError:
     """What to raise where a judged benchmark is scored without grades."""
     return UserError(
         f"{name}: a judge grades its answers; make grades with llava-teamlora evaluate grade {name} --answers FILE "
-        "--judge NAME --endpoint URL, or take the official tool's, and give them as evaluate score --grades FILE"
+        "(--endpoint URL or --judge_path FOLDER), or take the official tool's, and give them as evaluate score "
+        "--grades FILE"
     )

@@ -1,84 +1,24 @@
-"""Who answers: a loaded model, or a server. Batches of samples in, answers out as they come."""
+"""Who answers: a loaded model, by writing or by choosing. A server does it in ``asking.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.prediction.pictures import load_picture, picture_file, with_pictures
+from llava_teamlora.evaluation.answers import model_id_of
+from llava_teamlora.evaluation.prediction.pictures import load_picture, with_pictures
+from llava_teamlora.evaluation.prediction.responses import Response, SetAside
 from llava_teamlora.evaluation.types import Sample
 
 if TYPE_CHECKING:
+    import torch
+
     from llava_teamlora.checkpoint import Loaded
-    from llava_teamlora.evaluation.endpoint import Endpoint
     from llava_teamlora.generation import Decoding, Query
 
 AnswerBy = Literal["generation", "likelihood"]
-
-
-@dataclass(frozen=True)
-class Response:
-    """One answer.
-
-    Attributes:
-        sample: what was asked.
-        text: the answer.
-        tokens: generated; 0 where none were, or a server does not count.
-        cut: ended by its greatest length and not by itself.
-        metadata: what else goes into the answers file.
-    """
-
-    sample: Sample
-    text: str
-    tokens: int = 0
-    cut: bool = False
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Answerer(Protocol):
-    """What :func:`llava_teamlora.evaluation.runner.predict` needs of a model or a server."""
-
-    whole_batches: bool
-    """Whether a batch begun before is answered whole again: rounding may make an answer depend on its neighbours."""
-
-    @property
-    def name(self) -> str:
-        """``model_id`` of its answers."""
-        ...
-
-    @property
-    def manifest(self) -> Mapping[str, Any]:
-        """What it is."""
-        ...
-
-    def decoding(self, decoding: Decoding) -> Mapping[str, Any]:
-        """How it comes to an answer, for the manifest."""
-        ...
-
-    def check(self, samples: Sequence[Sample]) -> None:
-        """Refuse samples that it cannot answer.
-
-        Raises:
-            UserError: with the first of them.
-        """
-        ...
-
-    def shown(self, sample: Sample) -> str | None:
-        """The prompt as the model reads it; None where that is not known."""
-        ...
-
-    def answer(self, batches: Iterable[Sequence[Sample]], decoding: Decoding) -> Iterator[list[Response]]:
-        """Answers as they come, each once.
-
-        Raises:
-            UserError: a picture is damaged, memory does not suffice, a server fails.
-        """
-        ...
 
 
 class ModelAnswerer:
@@ -93,7 +33,7 @@ class ModelAnswerer:
     def __init__(self, loaded: Loaded) -> None:
         from llava_teamlora.generation import Generator
 
-        self.name = loaded.name
+        self.name = model_id_of(loaded.name)
         self.manifest: Mapping[str, Any] = loaded.manifest
         self.generator = Generator(loaded)
 
@@ -119,39 +59,70 @@ class ModelAnswerer:
         pictures = () if sample.image is None else (Image.new("RGB", (1, 1)),)
         return self.generator.rendered(Query.ask(self.question(sample), *pictures))
 
-    def answer(self, batches: Iterable[Sequence[Sample]], decoding: Decoding) -> Iterator[list[Response]]:
-        """See :class:`Answerer`."""
+    def answer(
+        self, batches: Iterable[Sequence[Sample]], decoding: Decoding
+    ) -> Iterator[Sequence[Response | SetAside]]:
+        """See :class:`Answerer`. A batch is answered without those of it whose picture or prompt is of no use."""
         import torch
-
-        from llava_teamlora.generation import Query
 
         def prepare(picture: Any) -> torch.Tensor:
             return self.generator.pixels(load_picture(picture))
 
         for batch, pixels in with_pictures(batches, prepare):
-            queries = [
-                Query.ask(self.question(sample), *([] if sample.image is None else [pixels[sample.image]]))
-                for sample in batch
-            ]
+            queries, aside = self._queries(batch, pixels)
             try:
-                answers = self._answers(batch, queries, decoding)
-            except UserError:
-                self._name_the_question(batch, queries)
-                raise
+                yield [*aside, *self._fitting_answers(queries, decoding)]
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"--batch_size {len(batch)} does not fit into the device's memory "
                     f"({str(error).splitlines()[0]}); use a smaller one, answers so far are kept"
                 ) from error
-            yield answers
 
-    def _name_the_question(self, batch: Sequence[Sample], queries: Sequence[Query]) -> None:
-        """Raise what is wrong with a prompt (it is too long, say), with the question that has it."""
-        for sample, query in zip(batch, queries, strict=True):
+    def _queries(
+        self, batch: Sequence[Sample], pixels: Mapping[Any, torch.Tensor | UserError]
+    ) -> tuple[list[tuple[Sample, Query]], list[SetAside]]:
+        from llava_teamlora.generation import Query
+
+        queries, aside = [], []
+        for sample in batch:
+            found = [] if sample.image is None else [pixels[sample.image]]
             try:
-                self.generator.encode(query)
+                pictures = [_unless_error(picture) for picture in found]
+                queries.append((sample, Query.ask(self.question(sample), *pictures)))
             except UserError as error:
-                raise UserError(f"{sample.key}: {error}") from error
+                aside.append(SetAside(sample.key, str(error)))
+        return queries, aside
+
+    def _fitting_answers(
+        self, queries: Sequence[tuple[Sample, Query]], decoding: Decoding
+    ) -> Sequence[Response | SetAside]:
+        """Answers; only when that fails each prompt is looked at, for to tokenize twice takes time."""
+        try:
+            return self._answers(*_apart(queries), decoding) if queries else []
+        except UserError:
+            aside = {sample.key: found for sample, query in queries if (found := self._unfit(sample, query))}
+            if not aside:
+                raise
+        fit = [(sample, query) for sample, query in queries if sample.key not in aside]
+        return [*aside.values(), *(self._answers(*_apart(fit), decoding) if fit else [])]
+
+    def _unfit(self, sample: Sample, query: Query) -> SetAside | None:
+        """Why the model cannot read it; None where it can."""
+        from llava_teamlora.generation import PromptTooLong
+
+        try:
+            self.read(sample, query)
+        except UserError as error:
+            return SetAside(sample.key, str(error), error.tokens if isinstance(error, PromptTooLong) else 0)
+        return None
+
+    def read(self, sample: Sample, query: Query) -> None:
+        """Tokenize all that an answer takes.
+
+        Raises:
+            UserError: it is too long, say.
+        """
+        self.generator.encode(query)
 
     def _answers(self, batch: Sequence[Sample], queries: list[Query], decoding: Decoding) -> list[Response]:
         return [
@@ -187,98 +158,29 @@ class LikelihoodAnswerer(ModelAnswerer):
         """Without options and instructions, where the benchmark knows it."""
         return str(sample.metadata.get("question", sample.prompt))
 
+    def read(self, sample: Sample, query: Query) -> None:
+        """See :class:`ModelAnswerer`; with each option."""
+        super().read(sample, query)
+        for option in sample.choices:
+            self.generator.encode(query, option)
+
     def _answers(self, batch: Sequence[Sample], queries: list[Query], decoding: Decoding) -> list[Response]:
         found = self.generator.log_likelihoods(queries, [sample.choices for sample in batch])
         answers = []
         for sample, options in zip(batch, found, strict=True):
             best = max(range(len(options)), key=lambda number: options[number].per_token)
             likely = [{"sum": round(option.total, 4), "tokens": option.tokens} for option in options]
-            answers.append(Response(sample, chr(ord("A") + best), metadata={"log_likelihoods": likely}))
+            asked = {} if self.question(sample) == sample.prompt else {"asked": self.question(sample)}
+            metadata = {**asked, "log_likelihoods": likely}
+            answers.append(Response(sample, chr(ord("A") + best), metadata=metadata))
         return answers
 
 
-class EndpointAnswerer:
-    """A model behind an OpenAI-compatible address.
-
-    Args:
-        endpoint: where.
-        concurrency: questions under way at once.
-    """
-
-    whole_batches = False
-
-    def __init__(self, endpoint: Endpoint, concurrency: int) -> None:
-        if concurrency < 1:
-            raise UserError(f"--concurrency {concurrency} must be at least 1")
-        self.endpoint, self.concurrency = endpoint, concurrency
-        self.name = endpoint.model
-
-    @property
-    def manifest(self) -> Mapping[str, Any]:
-        """See :class:`Answerer`."""
-        from llava_teamlora import __version__
-
-        return {
-            "kind": "endpoint",
-            "model": self.name,
-            "method": "endpoint",
-            "endpoint": _without_password(self.endpoint.url),
-            "versions": {"llava_teamlora": __version__},
-        }
-
-    def decoding(self, decoding: Decoding) -> Mapping[str, Any]:
-        """See :class:`Answerer`."""
-        return {"answer_by": "generation", **asdict(decoding)}
-
-    def check(self, samples: Sequence[Sample]) -> None:
-        """See :class:`Answerer`. What a server can do is not known before it is asked."""
-
-    def shown(self, sample: Sample) -> str | None:
-        """See :class:`Answerer`. The server's template is its own."""
-        return None
-
-    def answer(self, batches: Iterable[Sequence[Sample]], decoding: Decoding) -> Iterator[list[Response]]:
-        """See :class:`Answerer`. When one question fails, those under way are waited for, and then it is told."""
-        samples = (sample for batch in batches for sample in batch)
-        failure: BaseException | None = None
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            running = {pool.submit(self._ask, sample, decoding) for sample in islice(samples, self.concurrency)}
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    if (error := future.exception()) is not None:
-                        failure = failure or error
-                    else:
-                        yield [future.result()]
-                if failure is None:
-                    running |= {pool.submit(self._ask, sample, decoding) for sample in islice(samples, len(done))}
-        finally:
-            pool.shutdown(cancel_futures=True)
-        if failure is not None:
-            raise failure
-
-    def _ask(self, sample: Sample, decoding: Decoding) -> Response:
-        from llava_teamlora.evaluation.endpoint import picture_message
-
-        if sample.image is None:
-            message: dict[str, Any] = {"role": "user", "content": sample.prompt}
-        else:
-            message = picture_message(sample.prompt, *picture_file(sample.image))
-        try:
-            reply = self.endpoint.chat(
-                [message],
-                temperature=decoding.temperature,
-                max_tokens=decoding.max_new_tokens,
-                top_p=decoding.top_p,
-                seed=decoding.seed if decoding.temperature > 0 else None,
-            )
-        except UserError as error:
-            raise UserError(f"{sample.key}: {error}") from error
-        return Response(sample, reply.text.strip(), reply.completion_tokens or 0, reply.finish == "length")
+def _unless_error(picture: Any) -> Any:
+    if isinstance(picture, UserError):
+        raise picture
+    return picture
 
 
-def _without_password(url: str) -> str:
-    """Scheme, host, port and path alone."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def _apart(queries: Sequence[tuple[Sample, Query]]) -> tuple[list[Sample], list[Query]]:
+    return [sample for sample, _ in queries], [query for _, query in queries]

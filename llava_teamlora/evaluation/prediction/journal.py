@@ -10,18 +10,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.answers import line_of
+from llava_teamlora.evaluation.companions import PREDICTIONS
 from llava_teamlora.evaluation.reading import decode, expect_object
 from llava_teamlora.evaluation.types import Sample
 from llava_teamlora.files import write_atomically
 
-PREDICTIONS = "predictions.jsonl"
+T = TypeVar("T")
+
+_LOCK = ".predictions.lock"
 _SYNC_EVERY_S = 30.0
 """A killed process loses nothing that was written; a machine that loses its power loses at most this much work."""
 
@@ -34,6 +39,52 @@ def journal_path(folder: Path, rank: int) -> Path:
 def journals(folder: Path) -> list[Path]:
     """Those that are there, of however many processes."""
     return sorted(folder.glob("predictions.rank-*.jsonl"))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder of answers to one run, from before anything in it is dropped until all is written.
+
+    Raises:
+        UserError: another run has it, or it cannot be written to.
+    """
+    path = folder / _LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with file:
+        if not _lock(file, folder):
+            print(
+                f"{folder}: its file system has no locks; see to it that no other run writes there meanwhile",
+                file=sys.stderr,
+            )
+        elif not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            raise _busy(folder)  # its owner took it away just now, so others may have made a new one
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], where: Path) -> bool:
+    """Take a file until it is closed, however the process ends; False where the file system has no locks.
+
+    Raises:
+        UserError: another process has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _busy(where) from error
+    except OSError:
+        return False
+    return True
+
+
+def _busy(where: Path) -> UserError:
+    return UserError(f"{where}: another process is at work there; wait for it, or choose another --out")
 
 
 class Journal:
@@ -91,14 +142,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{path}: another process is at work there; wait for it, or choose another --out"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+        _lock(file, path)
         file.truncate(file.seek(_whole_lines(file)))
         journal = Journal(path, file)
         yield journal
@@ -118,27 +162,32 @@ def _whole_lines(file: IO[bytes]) -> int:
     return 0
 
 
-def line_of(row: Mapping[str, Any]) -> bytes:
-    """One row as it stands in a file."""
-    text = json.dumps(row, ensure_ascii=False) + "\n"
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates, from a server: only JSON's own escapes can hold it
-        return (json.dumps(row) + "\n").encode()
-
-
 def collect(folder: Path) -> dict[str, bytes]:
     """Key -> line, of ``predictions.jsonl`` and what processes have written since. A torn last line is passed over.
 
     Raises:
         UserError: a line is broken or has no key, or two answer the same question differently.
     """
-    found: dict[str, bytes] = {}
+    return _collect(folder, lambda line: line)
+
+
+def answered(folder: Path) -> set[str]:
+    """Keys of what :func:`collect` finds; the lines, of hundreds of thousands of questions, are not held.
+
+    Raises:
+        UserError: as :func:`collect`.
+    """
+    return set(_collect(folder, hash))
+
+
+def _collect(folder: Path, held: Callable[[bytes], T]) -> dict[str, T]:
+    """Key -> what is to be held of its line, which tells two lines apart."""
+    found: dict[str, T] = {}
     for path in (folder / PREDICTIONS, *journals(folder)):
         if not path.exists():
             continue
         for number, (key, line) in enumerate(_keyed(path), start=1):
-            if found.setdefault(key, line) != line:
+            if found.setdefault(key, kept := held(line)) != kept:
                 raise UserError(
                     f"{path}, line {number}: {key!r} has been answered before, and otherwise; use --overwrite to "
                     f"drop the answers in {folder}"
@@ -149,19 +198,30 @@ def collect(folder: Path) -> dict[str, bytes]:
 def _keyed(path: Path) -> Iterator[tuple[str, bytes]]:
     """Key and line, of the lines that are whole."""
     try:
-        content = path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        where = f"{path}, line {number}"
-        text = decode(line, Path(where), "use --overwrite to drop the answers")
-        try:
-            row = expect_object(json.loads(text), where)
-        except ValueError as error:
-            raise UserError(f"{where}: broken JSON ({error}); use --overwrite to drop the answers") from error
-        if not isinstance(row.get("key"), str):
-            raise UserError(f"{where}: has no 'key', so it cannot be continued; use --overwrite")
-        yield row["key"], line + b"\n"
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            yield _key(line, f"{path}, line {number}"), line
+
+
+def _key(line: bytes, where: str) -> str:
+    """Of a row of ours.
+
+    Raises:
+        UserError: it is none.
+    """
+    text = decode(line, Path(where), "use --overwrite to drop the answers")
+    try:
+        row = expect_object(json.loads(text), where)
+    except ValueError as error:
+        raise UserError(f"{where}: broken JSON ({error}); use --overwrite to drop the answers") from error
+    if not isinstance(row.get("key"), str):
+        raise UserError(f"{where}: has no 'key', so it cannot be continued; use --overwrite")
+    return row["key"]
 
 
 def merge(folder: Path, samples: Sequence[Sample], asked: int) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_bytes
 from llava_teamlora.evaluation.types import Picture, Sample
 
@@ -50,15 +51,13 @@ def picture_file(picture: Picture) -> tuple[bytes, str]:
 
 def with_pictures(
     batches: Iterable[Sequence[Sample]], prepare: Callable[[Picture], T]
-) -> Iterator[tuple[Sequence[Sample], dict[Picture, T]]]:
+) -> Iterator[tuple[Sequence[Sample], dict[Picture, T | UserError]]]:
     """Each batch with its pictures, which threads have prepared while the batches before were answered.
 
     Args:
         batches: of samples.
         prepare: decodes and whatever else can be done beforehand; called once for each different picture of a batch.
-
-    Raises:
-        UserError: what ``prepare`` raises, when the picture's batch has come.
+            Where it raises a UserError, that stands in the picture's place.
     """
     pool = ThreadPoolExecutor(_THREADS)
     waiting: deque[tuple[Sequence[Sample], dict[Picture, Future[T]]]] = deque()
@@ -74,5 +73,14 @@ def with_pictures(
         pool.shutdown(cancel_futures=True)
 
 
-def _done(batch: Sequence[Sample], futures: dict[Picture, Future[T]]) -> tuple[Sequence[Sample], dict[Picture, T]]:
-    return batch, {picture: future.result() for picture, future in futures.items()}
+def _done(
+    batch: Sequence[Sample], futures: dict[Picture, Future[T]]
+) -> tuple[Sequence[Sample], dict[Picture, T | UserError]]:
+    return batch, {picture: _result(future) for picture, future in futures.items()}
+
+
+def _result(future: Future[T]) -> T | UserError:
+    try:
+        return future.result()
+    except UserError as error:
+        return error

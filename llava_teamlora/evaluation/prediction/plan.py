@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import data_sha256
+from llava_teamlora.evaluation.checking import load_samples, look_for_pictures
 from llava_teamlora.evaluation.types import Benchmark, Sample
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def make_job(benchmark: Benchmark, decoding: Decoding, plan: Plan) -> Job:
     """
     if plan.mode == "paper":
         _check_paper(benchmark, decoding)
-    job = Job(benchmark, decoding, plan, benchmark.load(plan.data_root))
-    if not job.samples:
-        raise UserError(f"{benchmark.name}: its files hold no questions")
+    job = Job(benchmark, decoding, plan, load_samples(benchmark, plan.data_root))
     check_pictures(job.asked)
     _check_folder(plan.out)
     return job
@@ -118,31 +117,21 @@ def _check_folder(out: Path) -> None:
 
 
 def check_pictures(samples: Sequence[Sample]) -> None:
-    """See that every picture file is there, by listing each folder once.
+    """See that every picture file is there and holds something.
 
     Raises:
-        UserError: with their number and the first that is missing.
+        UserError: with the number of those that are missing or empty, and the first.
     """
-    paths = dict.fromkeys(sample.image for sample in samples if isinstance(sample.image, Path))
-    names: dict[Path, frozenset[str]] = {}
-    missing = []
-    for path in paths:
-        if path.parent not in names:
-            names[path.parent] = _names(path.parent)
-        if path.name not in names[path.parent]:
-            missing.append(path)
-    if missing:
+    found = look_for_pictures(samples)
+    if found.absent:
         raise UserError(
-            f"{missing[0]}: no such picture; {len(missing)} of {len(paths)} pictures are missing "
+            f"{found.absent[0]}: no such picture; {len(found.absent)} of {found.count} pictures are missing "
             "(llava-teamlora evaluate check says where to get them)"
         )
-
-
-def _names(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return frozenset()
+    if found.empty:
+        raise UserError(
+            f"{found.empty[0]}: has 0 bytes; {len(found.empty)} of {found.count} pictures are empty, get them anew"
+        )
 
 
 def ready(benchmarks: Mapping[str, Benchmark], data_root: Path | None) -> tuple[list[str], dict[str, str]]:
@@ -159,6 +148,7 @@ def ready(benchmarks: Mapping[str, Benchmark], data_root: Path | None) -> tuple[
             missing[name] = str(error)
             continue
         if absent:
-            remedy = " (make it with llava-teamlora evaluate build)" if all(need.built for need in absent) else ""
-            missing[name] = f"{absent[0].path} is missing{remedy}"
+            task = "build" if all(need.built for need in absent) else "check"
+            purpose = {"build": "makes it", "check": "says where to get it"}[task]
+            missing[name] = f"{absent[0].path} is missing; llava-teamlora evaluate {task} {name} {purpose}"
     return [name for name in benchmarks if name not in missing], missing

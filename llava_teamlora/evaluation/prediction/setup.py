@@ -11,15 +11,12 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import BENCHMARKS, get_benchmark
-from llava_teamlora.evaluation.prediction.answerers import (
-    Answerer,
-    EndpointAnswerer,
-    LikelihoodAnswerer,
-    ModelAnswerer,
-)
+from llava_teamlora.evaluation.prediction.answerers import LikelihoodAnswerer, ModelAnswerer
+from llava_teamlora.evaluation.prediction.asking import EndpointAnswerer
 from llava_teamlora.evaluation.prediction.manifest import check_earlier
 from llava_teamlora.evaluation.prediction.plan import Job, Plan, make_job, ready
 from llava_teamlora.evaluation.prediction.processes import Processes
+from llava_teamlora.evaluation.prediction.responses import Answerer
 
 ALL = "all"
 _OF_A_MODEL = (

@@ -15,8 +15,9 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import BENCHMARKS
+from llava_teamlora.evaluation.checking import load_samples
 from llava_teamlora.evaluation.reading import read_json_lines, take
-from llava_teamlora.evaluation.score_files import ScoreFile, read_scores, refuse_other_edition
+from llava_teamlora.evaluation.score_files import ScoreFile, read_scores, refuse_other_edition, told_apart
 from llava_teamlora.evaluation.scoring import rows_path
 from llava_teamlora.evaluation.types import Picture
 from llava_teamlora.evaluation.viewer.pictures import Shown, find_pictures, needs_reloading, write_pictures
@@ -59,7 +60,7 @@ def build_site(scores: Sequence[str], out: Path, *, data_root: Path | None = Non
     Raises:
         UserError: no scores or rows, not of one benchmark and edition, or something else lies in `out`.
     """
-    found = read_scores(scores)
+    found = told_apart(read_scores(scores))
     _check(found, out, limit)
     rows = [_read_rows(file) for file in found]
     merged = _merge(rows, found)
@@ -69,7 +70,7 @@ def build_site(scores: Sequence[str], out: Path, *, data_root: Path | None = Non
     data = {
         "benchmark": found[0].benchmark,
         "metric": found[0].content["metric"],
-        "runs": [_run(file) for file in found],
+        "runs": [_run(file, len(read)) for file, read in zip(found, rows, strict=True)],
         "groups": list(found[0].content["groups"]),
         "notes": notes,
         "samples": [_sample(group, shown) for group in kept],
@@ -165,7 +166,7 @@ def _reload(file: ScoreFile, data_root: Path | None) -> dict[str, Picture]:
     if benchmark is None:
         return {}
     try:
-        samples = benchmark.load(data_root or (Path(recorded) if isinstance(recorded, str) else None))
+        samples = load_samples(benchmark, data_root or (Path(recorded) if isinstance(recorded, str) else None))
     except UserError:
         if data_root is not None:
             raise
@@ -196,7 +197,8 @@ def _notes(
     return notes
 
 
-def _run(file: ScoreFile) -> dict[str, Any]:
+def _run(file: ScoreFile, rows: int) -> dict[str, Any]:
+    """A benchmark's figure may count some of the rows only, as MME's perception, or what several rows make."""
     total = file.content["total"]
     maximum = total.get("maximum", 100.0)
     error = total["stderr"]
@@ -207,6 +209,7 @@ def _run(file: ScoreFile) -> dict[str, Any]:
         "stderr": None if error is None else error * maximum,
         "maximum": maximum,
         "n": total["n"],
+        "rows": rows,
     }
 
 
@@ -233,7 +236,8 @@ def _answer(row: dict[str, Any] | None) -> dict[str, Any] | None:
     if row is None:
         return None
     extra = row.get("extra", {name: value for name, value in row.items() if name not in _KNOWN and name != "metadata"})
-    return {"text": row["text"], "parsed": row["parsed"], "score": row["score"], "extra": extra}
+    found = {"text": row["text"], "parsed": row["parsed"], "score": row["score"], "extra": extra}
+    return found if row.get("asked") is None else {**found, "asked": row["asked"]}
 
 
 def _write(out: Path, data: Mapping[str, Any]) -> None:

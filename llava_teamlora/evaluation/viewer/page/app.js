@@ -75,8 +75,10 @@
   function showStatus(filtered) {
     const values = data.runs.map((_, place) => mean(place));
     const means = values.map((value) => (value === null ? "–" : `${value.toFixed(1)} %`));
+    // Not the figure in the head, which the benchmark may make of some rows, or otherwise than as their mean.
     const rows = filtered ? `${shown.length} of ${samples.length} samples` : `${samples.length} samples`;
-    at("status").textContent = `${rows}, mean row score ${means.join(" | ")}`;
+    const whole = !filtered && data.runs.every((run) => run.rows <= samples.length);
+    at("status").textContent = `${rows}, mean score of ${whole ? "all" : "these"} rows ${means.join(" | ")}`;
   }
 
   // The list: absolutely placed rows of one height; only those in sight exist.
@@ -105,13 +107,26 @@
       "div",
       { class: "row", role: "option", id: `row-${place}`, "aria-selected": String(place === chosen) },
       thumb,
-      make("div", { class: "words" }, make("div", {}, clip(sample.prompt)), make("div", { class: "said" }, said)),
+      make("div", { class: "words" }, make("div", {}, clip(questionOf(sample))), make("div", { class: "said" }, said)),
       make("div", { class: "marks" }, ...sample.answers.map(mark)),
     );
     row.style.top = `${place * ROW_HEIGHT}px`;
     row.addEventListener("click", () => choose(place, true));
     return row;
   }
+
+  // Lines that end every prompt, as "Answer the question using a single word or phrase.", tell nothing in a list.
+  const shared = sharedEnding();
+
+  function sharedEnding() {
+    let ending = samples.length > 1 ? samples[0].prompt.split("\n").slice(1) : [];
+    for (const { prompt } of samples) {
+      while (ending.length && !prompt.endsWith(`\n${ending.join("\n")}`)) ending = ending.slice(1);
+    }
+    return ending.length ? ending.join("\n").length + 1 : 0;
+  }
+
+  const questionOf = ({ prompt }) => prompt.slice(0, prompt.length - shared);
 
   const clip = (text) => text.slice(0, 200).replace(/\s+/g, " ").trim();
 
@@ -240,6 +255,7 @@
       return make("div", { class: "answer" }, head, make("p", { class: "quiet" }, "No answer to this question."));
     }
     const facts = make("p", { class: "facts" });
+    if (answer.asked !== undefined) facts.append(`asked “${answer.asked}” instead of the prompt; `);
     if (answer.parsed !== answer.text) facts.append(`understood as “${withChoice(sample, answer.parsed)}”; `);
     facts.append(`score ${+answer.score.toFixed(4)}`);
     for (const [name, value] of Object.entries(answer.extra)) {
@@ -276,7 +292,8 @@
     data.runs.forEach((run, place) => {
       const unit = run.maximum === 100 ? " %" : ` of ${run.maximum}`;
       const error = run.stderr === null ? "" : ` ± ${run.stderr.toFixed(2)}`;
-      const rest = make("small", {}, `${error}${unit}, n = ${run.n}`);
+      const counted = run.n === run.rows ? `n = ${run.n}` : `n = ${run.n} (there are ${run.rows} rows)`;
+      const rest = make("small", {}, `${error}${unit}, ${counted}`);
       const figure = make("div", {}, make("b", {}, run.value.toFixed(2)), rest);
       const label = make("div", { class: "label" }, nameOf(place));
       at("runs").append(make("div", { class: "run", title: run.file }, label, figure));

@@ -6,8 +6,10 @@ window.sampleFilters = ({ runs, groups, samples }) => {
   const LONGEST_OPTION = 80;
   const two = runs.length === 2;
 
-  // Numbered: long labels of two runs may begin alike.
-  const nameOf = (place) => (two ? `${place + 1} ${runs[place].label}` : runs[place].label);
+  // Numbered where two labels begin alike: narrow places show no more of them.
+  const BEGINNING = 16;
+  const alike = two && runs[0].label.slice(0, BEGINNING) === runs[1].label.slice(0, BEGINNING);
+  const nameOf = (place) => (alike ? `${place + 1} ${runs[place].label}` : runs[place].label);
 
   function verdict(answer) {
     if (!answer) return "none";
