@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,18 @@ from llava_teamlora.files import beside
 PREDICTIONS = "predictions.jsonl"
 MANIFEST = "manifest.json"
 MANIFEST_PARTS = ("benchmark", "model", "decoding")
+_OURS = re.compile(rf"{re.escape(PREDICTIONS)}|predictions\.rank-\d+\.jsonl")
+
+
+def is_ours(answers: Path) -> bool:
+    """Whether answers have the name that ours have in their run's folder, whole or as one process's journal."""
+    return _OURS.fullmatch(answers.name) is not None
 
 
 def read_manifest(answers: Path) -> dict[str, Any] | None:
     """What made the answers, by the ``manifest.json`` beside them; None where there is none.
+
+    It speaks of the run's own answers alone: LLaVA keeps the answers of many models in one folder.
 
     A file of that name may be anybody's: one without any part of ours is passed over, and that is said.
 
@@ -24,7 +33,7 @@ def read_manifest(answers: Path) -> dict[str, Any] | None:
         UserError: it cannot be read as JSON, so that nobody knows whose it is.
     """
     path = answers.parent / MANIFEST
-    if not path.is_file():
+    if not is_ours(answers) or not path.is_file():
         return None
     try:
         content = read_json(path)

@@ -126,7 +126,9 @@ def _scores_of(argument: str) -> dict[str, ScoreFile]:
     """
     if argument.endswith(ROWS):
         bare = argument.removesuffix(ROWS)
-        argument = bare if Path(bare.partition("=")[2] or bare).is_file() else f"{bare}.json"
+        # As in read_scores: a path that is there may hold "=", and has no label then.
+        whole = any(Path(path).is_file() for path in (bare, bare.partition("=")[2]))
+        argument = bare if whole else f"{bare}.json"
     files = read_scores([argument])
     found: dict[str, ScoreFile] = {}
     for file in files:

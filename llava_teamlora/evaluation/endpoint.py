@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_teamlora.errors import UserError, nearest
+from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_text
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _SHOWN = 500  # characters of a server's own words
-# So many in a row, and no answer between them, are the server's failures and not the questions'. A refusal comes at
-# once, and a run that goes on may have all that were refused before in front of it; a server that hangs costs minutes.
-_TROUBLES_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 500
+# So many, and no answer between them, are the server's failures and not the questions'. A server that hangs costs
+# minutes a question; a refusal comes at once, and a run that goes on may have all that were refused before in front of
+# it. A filter's verdict is the same on all of a picture's questions, so pictures are what counts; but a few hundred
+# pictures may have thousands of questions (GQA: 398, and 32 each), which are not all asked either.
+_TROUBLES_IN_A_ROW, _PICTURES_REFUSED_IN_A_ROW, _REFUSALS_IN_A_ROW = 20, 500, 2000
 
 
 class ServerError(UserError):
@@ -35,11 +37,12 @@ class Patience:
     """Tells a question's failure, after which others are asked, from the server's."""
 
     def __init__(self) -> None:
-        self._failed: set[object] = set()  # since the last answer
+        self.answered()
 
     def answered(self) -> None:
         """A question has been answered."""
-        self._failed.clear()
+        self._troubles, self._refusals = 0, 0  # since this answer
+        self._refused: set[object] = set()  # pictures
 
     def end(self, key: str, error: UserError, about: object = None) -> UserError | None:
         """A question failed; returns what to end with, if every other one would fail, too.
@@ -47,18 +50,20 @@ class Patience:
         Args:
             key: the question's.
             error: of the server.
-            about: what it shares with others, its picture: a filter's verdict is the same on all of a picture's
-                questions, so they count once.
+            about: its picture, which may be what is refused.
         """
-        self._failed.add(about or key)
         if isinstance(error, ServerError):
             return UserError(f"{key}: {error}")
-        most = _TROUBLES_IN_A_ROW if isinstance(error, ServerTrouble) else _REFUSALS_IN_A_ROW
-        if len(self._failed) < most:
+        if isinstance(error, ServerTrouble):
+            self._troubles += 1
+        else:
+            self._refusals += 1
+            self._refused.add(about or key)
+        refused = len(self._refused) >= _PICTURES_REFUSED_IN_A_ROW or self._refusals >= _REFUSALS_IN_A_ROW
+        if not refused and self._troubles < _TROUBLES_IN_A_ROW:
             return None
-        return UserError(
-            f"{len(self._failed)} questions in a row failed, so no more are asked; the last, {key}: {error}"
-        )
+        failed = self._troubles + self._refusals
+        return UserError(f"{failed} questions in a row failed, so no more are asked; the last, {key}: {error}")
 
 
 @dataclass(frozen=True)
@@ -192,19 +197,6 @@ class Endpoint:
         if not all(isinstance(name, str) for name in names):
             raise UserError(f"{self.url}: does not list its models as OpenAI's format has them; does it end in /v1?")
         return [str(name) for name in names]
-
-    def check_model(self) -> None:
-        """See that the model is served, before much is asked.
-
-        Raises:
-            UserError: it is not, or as :meth:`chat`.
-        """
-        served = self.models()
-        if self.model not in served:
-            raise UserError(
-                f"{self.url}: does not serve {self.model!r} (it has {', '.join(served) or 'none'})"
-                f"{nearest(self.model, served)}"
-            )
 
     def _ask(self, request: Any) -> Any:
         import openai

@@ -6,6 +6,8 @@ manifest says, and how several processes share the work.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.prediction.answerers import ModelAnswerer
 from llava_teamlora.evaluation.prediction.conclusion import scores_path
 from llava_teamlora.evaluation.prediction.journal import PREDICTIONS, locked, merge
-from llava_teamlora.evaluation.prediction.manifest import begin
+from llava_teamlora.evaluation.prediction.manifest import Record, Tally, begin
 from llava_teamlora.evaluation.prediction.plan import Job, Plan, make_job
 from llava_teamlora.evaluation.prediction.processes import ALONE, Processes
 from llava_teamlora.evaluation.prediction.responses import Answerer, unanswered
@@ -78,9 +80,22 @@ def answer_job(job: Job, answerer: Answerer, processes: Processes = ALONE) -> Pa
             if aside := sum(processes.gather(share.aside), []):
                 raise unanswered(aside, len(job.asked))
             with processes.together():
-                if processes.first:
+                if record is not None:
+                    record.write(tallies, ended=True)
                     merge(out, job.samples, len(job.asked))
-        finally:
+        except BaseException as error:
             if record is not None:
-                record.write(tallies or [share.tally], ended=bool(tallies) or processes.count == 1)
+                _note(record, tallies or [share.tally], bool(tallies) or processes.count == 1, error)
+            raise
+        finally:
+            failure = None  # see Processes.agree
     return out / PREDICTIONS
+
+
+def _note(record: Record, tallies: Sequence[Tally], ended: bool, error: BaseException) -> None:
+    """Say how far it went before an error, which is what is told: the others are not asked about this one."""
+    try:
+        record.write(tallies, ended=ended)
+    except UserError as another:
+        if str(another) != str(error):
+            print(another, file=sys.stderr)

@@ -105,6 +105,12 @@ def refuse_other_edition(file: ScoreFile, first: ScoreFile) -> None:
         )
 
 
+def refuse_name_of_lines(out: Path) -> None:
+    """Raise UserError if scores were to be named as answers and rows are, by which :func:`read_scores` refuses them."""
+    if out.suffix == ".jsonl":
+        raise UserError(f"--out {out}: scores are one JSON object, not JSON lines; name them {out.stem}.json")
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]

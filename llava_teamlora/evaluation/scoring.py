@@ -19,6 +19,7 @@ from llava_teamlora.evaluation.answers import data_sha256, line_of, read_answers
 from llava_teamlora.evaluation.checking import load_samples
 from llava_teamlora.evaluation.companions import MANIFEST, read_manifest
 from llava_teamlora.evaluation.judging.provenance import ungraded, untied
+from llava_teamlora.evaluation.score_files import refuse_name_of_lines
 from llava_teamlora.evaluation.types import Benchmark, Prediction, Sample, Scores, Verdict
 from llava_teamlora.files import beside, write_atomically
 
@@ -112,9 +113,10 @@ def score(
 
     Raises:
         UserError: see :func:`load_answered`; or only a server or a judge can score this benchmark; or ``out`` would
-            take the place of what is read.
+            take the place of what is read, or is named ``.jsonl``.
     """
     _spare(out, [answers, *([grades] if grades else [])])
+    refuse_name_of_lines(out)
     benchmark = _scorable(benchmark, grades)
     found = load_answered(benchmark, answers, data_root, partial=partial, limit=limit)
     if partial and benchmark.graded is not None:

@@ -10,6 +10,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import write_json
 from llava_teamlora.evaluation.companions import read_manifest
 from llava_teamlora.evaluation.reading import decode, parse_json_lines, read_bytes
+from llava_teamlora.evaluation.score_files import refuse_name_of_lines
 from llava_teamlora.evaluation.types import Benchmark
 
 _FORMAT = 1
@@ -29,7 +30,7 @@ def record_score(benchmark: Benchmark, percent: float, source: str, out: Path, a
         What was written to ``out``.
 
     Raises:
-        UserError: the benchmark is scored here, or the figure is no percentage.
+        UserError: the benchmark is scored here, or the figure is no percentage, or ``out`` is named ``.jsonl``.
     """
     if not benchmark.server:
         raise UserError(f"{benchmark.name}: is scored here, not by a server; use evaluate score")
@@ -39,6 +40,7 @@ def record_score(benchmark: Benchmark, percent: float, source: str, out: Path, a
         raise UserError(f"{benchmark.name}: {percent:g} looks like a share of 1; give percent: {100 * percent:g}")
     if not source.strip():
         raise UserError("--source: is empty; say where and when the score was obtained")
+    refuse_name_of_lines(out)
     sent_in = _sent_in(answers)
     content = {
         "format": _FORMAT,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from llava_teamlora.evaluation.benchmarks.choices import ask, guesses, infer_letter, option_lines
+from llava_teamlora.evaluation.benchmarks.choices import ask, context, guesses, infer_letter, option_lines
 from llava_teamlora.evaluation.types import Sample
 
 CHOICES = ("cat", "black dog", "None", "a pair of wheels")
@@ -94,6 +94,26 @@ def test_prompts() -> None:
     assert option_lines(("x", "y")) == "A. x\nB. y"
     assert ask("Which?", ("x", "y"), "Say.") == "Which?\nA. x\nB. y\nSay."
     assert ask("Which?", (), "Say.") == "Which?\nSay."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before"),
+    [
+        ("Q?\nA. x\nB. y", ""),
+        (ask("Q?", ("x", "y")), ""),
+        (" Q?\n\nA.  x\nB. y\n", ""),
+        (ask("Context: of  old.\nQ?", ("x", "y")), "Context: of old."),
+        (ask("Q?", ("x", "y", "z")), None),
+        (ask("Q?", ("x", "y two")), None),
+        (ask("Q?", ("y", "x")), None),
+        (ask("Q?", ("x",)), None),
+        (ask("XQ?", ("x", "y")), None),
+        (ask("Q?", ("x", "y"), "Say why."), None),
+        ("", None),
+    ],
+)
+def test_what_stands_before_a_question(prompt: str, before: str | None) -> None:
+    assert context(prompt, "Q?", ("x", "y")) == before
 
 
 def test_guesses_look_at_nothing_and_stay_the_same() -> None:

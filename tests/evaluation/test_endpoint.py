@@ -10,7 +10,7 @@ import pytest
 from endpoint_server import Canned, fails, play, says
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.endpoint import Endpoint, Reply, picture_message, read_key
+from llava_teamlora.evaluation.endpoint import Endpoint, Patience, Reply, ServerTrouble, picture_message, read_key
 
 ASK = [{"role": "user", "content": "hello"}]
 
@@ -107,9 +107,6 @@ def test_an_empty_answer_is_one() -> None:
 def test_models() -> None:
     with play(lambda body, count: says(""), models=("vicuna-7b", "llava-7b")) as server:
         assert Endpoint(server.url, "llava-7b").models() == ["vicuna-7b", "llava-7b"]
-        Endpoint(server.url, "llava-7b").check_model()
-        with pytest.raises(UserError, match=r"does not serve 'lava-7b' .*did you mean 'llava-7b'"):
-            Endpoint(server.url, "lava-7b").check_model()
 
 
 def test_picture_message() -> None:
@@ -143,3 +140,28 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"pip install 'llava-teamlora\[eval\]'"):
         Endpoint("http://x/v1", "judge")
+
+
+def test_patience_counts_time_outs_by_questions_and_refusals_by_pictures() -> None:
+    refusal, trouble = UserError("no"), ServerTrouble("no answer in time")
+    patience = Patience()
+    assert [patience.end(str(i), trouble, "one picture") for i in range(19)] == [None] * 19
+    assert str(patience.end("last", trouble, "one picture")).startswith("20 questions in a row failed")
+    patience.answered()
+    # 1999 questions about 400 pictures are fewer than 500 pictures; the 2000th is one question too many.
+    assert [patience.end(str(i), refusal, f"picture {i % 400}") for i in range(1999)] == [None] * 1999
+    assert str(patience.end("last", refusal, "picture 0")).startswith("2000 questions in a row failed")
+    patience.answered()
+    assert [patience.end(str(i), refusal, f"picture {i}") for i in range(499)] == [None] * 499
+    assert patience.end("again", refusal, "picture 0") is None
+    assert patience.end("last", refusal, "picture 499") is not None
+
+
+def test_a_time_out_among_refusals_is_one_time_out() -> None:
+    patience = Patience()
+    assert [patience.end(str(i), UserError("no")) for i in range(100)] == [None] * 100
+    assert patience.end("late", ServerTrouble("no answer in time")) is None
+    assert [patience.end(f"late {i}", ServerTrouble("no answer in time")) for i in range(18)] == [None] * 18
+    # An answer is a sign of life to both.
+    patience.answered()
+    assert patience.end("late", ServerTrouble("no answer in time")) is None

@@ -182,10 +182,19 @@ def test_a_question_that_a_judge_refuses_is_set_aside(grade: Callable[..., Any],
     assert len(server.requests) == 1  # this one only
 
 
-def test_a_judge_that_is_not_served_is_not_asked(grade: Callable[..., Any], tmp_path: Path) -> None:
-    status, printed, server = grade(always("0.5"), "--judge", "jugde")
-    assert status == 1 and not server.requests
-    assert "does not serve 'jugde' (it has judge)" in " ".join(printed.split())
+def test_a_judge_may_go_by_another_name_than_the_server_lists(grade: Callable[..., Any], tmp_path: Path) -> None:
+    """Ollama serves llama3 as llama3:latest, and answers to both."""
+    status, _, server = grade(always("0.5"), "--judge", "llama3", serves="llama3:latest")
+    assert status == 0 and {body["model"] for body in server.requests} == {"llama3"}
+    assert read(tmp_path / "grades.manifest.json")["judge"]["name"] == "llama3"
+
+
+def test_a_judge_that_is_not_served_is_asked_once(grade: Callable[..., Any], tmp_path: Path) -> None:
+    def unknown(body: dict[str, Any], count: int) -> Canned:
+        return fails(404, "no model jugde")
+
+    status, printed, server = grade(unknown, "--judge", "jugde", "--concurrency", "1")
+    assert status == 1 and len(server.requests) == 1 and "no model jugde" in printed
     assert not list(tmp_path.glob("grades*"))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.mmvet import RUNS_SD, MmVet
+from llava_teamlora.evaluation.judging.provenance import untied
 from llava_teamlora.evaluation.report import build_report, print_report
 from llava_teamlora.evaluation.scoring import export, score
 
@@ -229,7 +230,7 @@ def test_grades_that_nothing_ties_to_the_answers_are_told(tmp_path: Path, capsys
     assert "note" not in rescore(tmp_path, GRADES)["grades"] and capsys.readouterr().err == ""
     other = Path(shutil.copy(GRADES, tmp_path / "examples-13b_gpt-4-grade-3runs.json"))
     note = rescore(tmp_path, other)["grades"]["note"]
-    assert note.startswith("grades could not be tied to the answers: the grade file's name holds none of example")
+    assert note.startswith("grades could not be tied to the answers: the grade file is named after none of example")
     assert capsys.readouterr().err == f"{other}: {note}\n"
     print_report(build_report([str(tmp_path / "scores.json")]))
     assert "grades could not be tied" in capsys.readouterr().out
@@ -237,7 +238,14 @@ def test_grades_that_nothing_ties_to_the_answers_are_told(tmp_path: Path, capsys
 
 @pytest.mark.parametrize(
     ("model_id", "tied"),
-    [("my-run", True), ("/runs/my-run", True), ("my-run/checkpoint-9", True), ("my-run-2", False), ("run", True)],
+    [
+        ("my-run", True),
+        ("/runs/my-run", True),
+        ("my-run/checkpoint-9", True),
+        ("my-run-2", False),
+        ("run", False),
+        ("my", False),
+    ],
 )
 def test_grades_may_be_named_after_the_model(tmp_path: Path, model_id: str, tied: bool) -> None:
     rows = [json.loads(line) | {"model_id": model_id} for line in ANSWERS.read_text().splitlines()]
@@ -245,3 +253,19 @@ def test_grades_may_be_named_after_the_model(tmp_path: Path, model_id: str, tied
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     grades = Path(shutil.copy(GRADES, tmp_path / "my-run_gpt-4-grade-3runs.json"))
     assert ("note" not in rescore(tmp_path, grades, answers)["grades"]) is tied
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [
+        ("llava-v1.5-7b.json", True),
+        ("llava-v1.5-7b_gpt-4-0613-grade-1runs.json", True),
+        ("llava-v1.5-7b-lora_gpt-4-0613-grade-1runs.json", False),
+        ("my-llava-v1.5-7b.json", False),
+        ("llava-v1.5-7b2.json", False),
+    ],
+)
+def test_grades_of_a_model_with_a_longer_name_are_not_this_ones(tmp_path: Path, name: str, tied: bool) -> None:
+    answers = Path(shutil.copy(ANSWERS, tmp_path / "llava-v1.5-7b.jsonl"))
+    answers.write_text(answers.read_text().replace('"model_id": "example"', '"model_id": "llava-v1.5-7b"'))
+    assert (untied(Path(shutil.copy(GRADES, tmp_path / name)), answers) is None) is tied

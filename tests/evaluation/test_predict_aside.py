@@ -27,6 +27,7 @@ from llava_teamlora.evaluation.prediction.asking import EndpointAnswerer
 from llava_teamlora.evaluation.prediction.responses import SetAside, unanswered
 from llava_teamlora.evaluation.prediction.threads import side_by_side
 from llava_teamlora.evaluation.runner import Plan, predict
+from llava_teamlora.evaluation.scoring import score
 from llava_teamlora.evaluation.types import Sample
 from llava_teamlora.generation import Decoding
 
@@ -68,6 +69,10 @@ def test_a_damaged_picture_costs_its_own_questions_only(loaded: Loaded, plan: Pl
     assert said.startswith("2 of 8 questions could not be answered (test/7: ") and said.count("2.png: not a read") == 2
     assert "the same command asks only for what is missing" in said and "too long" not in said
     assert kept(plan) == keys(6, 7)
+    assert "evaluate score --partial scores a predictions.rank-N.jsonl as it is" in said
+    answers = plan.out / "predictions.rank-0.jsonl"
+    content = score(EasyVqa(), answers, tmp_path / "scores.json", partial=True, data_root=root)
+    assert content["name"] == "easy_vqa [partial: 6 of 8]" and content["manifest"]["benchmark"]["name"] == "easy_vqa"
     picture.write_bytes(whole)
     assert predict(EasyVqa(), ModelAnswerer(loaded), SHORT, plan).read_bytes() == straight
 
@@ -157,8 +162,9 @@ def test_what_all_questions_meet_ends_it_at_once(
 @pytest.mark.parametrize(
     ("status", "limit", "requests"),
     [
-        (400, "_REFUSALS_IN_A_ROW", 3),  # 7 and 6 are about one picture, 5 about another
-        (503, "_TROUBLES_IN_A_ROW", 3 * 6),  # each is asked six times
+        (400, "_PICTURES_REFUSED_IN_A_ROW", 3),  # 7 and 6 are about one picture, 5 about another
+        (400, "_REFUSALS_IN_A_ROW", 2),  # a filter's verdict on one picture; but there is an end to it
+        (503, "_TROUBLES_IN_A_ROW", 2 * 6),  # each is asked six times; time is lost on any question
         (400, "_TROUBLES_IN_A_ROW", 8),
     ],
 )
@@ -171,12 +177,13 @@ def test_failures_in_a_row_end_it(
         assert run(server, "--concurrency", "1") == 1
         assert len(server.requests) == requests
     said = capsys.readouterr().err
-    stopped = "2 questions in a row failed, so no more are asked; the last, test/5: "
-    assert "no pictures" in said and (stopped in said) is (requests < 8 or status == 503)
+    last = {2: "test/6", 3: "test/5", 8: "", 12: "test/6"}[requests]
+    stopped = f"{3 if requests == 3 else 2} questions in a row failed, so no more are asked; the last, {last}: "
+    assert "no pictures" in said and (stopped in said) is bool(last)
 
 
 def test_answers_between_failures_are_a_sign_of_life(run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "_REFUSALS_IN_A_ROW", 2)
+    monkeypatch.setattr(endpoint, "_PICTURES_REFUSED_IN_A_ROW", 2)
     with play(lambda request, count: says("no") if count % 2 else fails(400, "now and then")) as server:
         assert run(server, "--concurrency", "1") == 1
         assert len(server.requests) == 8  # never two in a row

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
+from llava_teamlora.evaluation.prediction import manifest, processes, setup
 from llava_teamlora.evaluation.prediction.journal import journal_path, locked, open_journal
 from llava_teamlora.evaluation.prediction.plan import Plan, make_job
 from llava_teamlora.evaluation.prediction.processes import ALONE, Processes, joined
@@ -169,6 +172,82 @@ def test_a_refusal_by_the_first_reaches_all(plan: Plan) -> None:
     (plan.out / "predictions.rank-1.jsonl").write_text("{}\n")
     ended = together(plan, [Parrot(), Parrot()])
     assert len(set(ended)) == 1 and "no manifest.json says whose" in ended[0]
+
+
+def test_a_manifest_that_the_first_cannot_write_stops_all(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others would else go on to what comes next without it, and wait for ever."""
+    write = manifest.write_json
+
+    def full(path: Path, content: dict[str, Any]) -> None:
+        if content["legs"] and content["legs"][-1]["ended"]:
+            raise UserError(f"{path.name}: No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(manifest, "write_json", full)
+    parrots = [Parrot(), Parrot()]
+    assert together(plan, parrots) == ["manifest.json: No space left on device"] * 2
+    monkeypatch.undo()
+    assert together(plan, parrots) == ["", ""]
+    assert sum(len(parrot.asked) for parrot in parrots) == 8  # nothing twice
+    assert json.loads((plan.out / "manifest.json").read_text())["cost"]["answered"] == 8
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_first_error_is_told_where_the_manifest_fails_too(
+    count: int, plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unplugged(Parrot):
+        def answer(self, batches: Any, decoding: Decoding) -> Iterator[list[Response]]:
+            monkeypatch.setattr(manifest, "write_json", full)
+            raise UserError("journal: No space left on device")
+            yield []
+
+    def full(path: Path, content: dict[str, Any]) -> None:
+        raise UserError(f"{path.name}: No space left on device")
+
+    ended = together(plan, [Unplugged() for _ in range(count)])
+    assert ended == ["journal: No space left on device"] * count
+    assert capsys.readouterr().err.count("manifest.json: No space left on device\n") == 1
+
+
+@pytest.mark.parametrize(("other", "message"), [("rows", "for easy_vqa, twin;"), ("none", "for twin;")])
+def test_machines_with_other_files_are_refused_before_a_model_is_loaded(
+    other: str, message: str, root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of ``all`` each would begin with another benchmark, and wait there for the others."""
+
+    class Twin(EasyVqa):
+        name = "twin"
+
+    names = [["easy_vqa", "twin"], ["easy_vqa", "twin"] if other == "rows" else ["easy_vqa"]]
+    roots = [root, shutil.copytree(root, tmp_path / "copy")]
+    if other == "rows":
+        questions = roots[1] / "easy-vqa" / "test" / "questions.json"
+        questions.write_text(questions.read_text().replace("is it red?", "is it blue?"))
+    room: dict[int, Any] = {}
+    barrier, statuses, here = threading.Barrier(2), [0, 0], threading.local()
+
+    @contextmanager
+    def launched() -> Iterator[Processes]:
+        yield Talking(here.rank, 2, room, barrier)
+
+    def work(rank: int) -> None:
+        here.rank = rank
+        where = ["--data_root", str(roots[rank]), "--out", str(tmp_path / "out")]
+        statuses[rank] = main(["evaluate", "run", "all", "--model", "nowhere", *where])
+
+    monkeypatch.setattr(processes, "joined", launched)
+    monkeypatch.setattr(setup, "ready", lambda *_: (names[here.rank], {}))
+    monkeypatch.setattr(setup, "get_benchmark", {"easy_vqa": EasyVqa(), "twin": Twin()}.__getitem__)
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    said = capsys.readouterr().err
+    assert statuses == [1, 1] and "nowhere" not in said
+    assert f"process 1 finds other files than process 0 {message}" in said
 
 
 def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -389,3 +391,45 @@ def test_memory_that_does_not_suffice_is_told(
     monkeypatch.setattr(model.generator, "generate", full)
     with pytest.raises(UserError, match=r"--batch_size 3 does not fit into the device's memory \(CUDA .* 2 GiB\.\)"):
         predict(BENCH, model, SHORT, plan)
+
+
+def test_memory_is_free_again_after_it_did_not_suffice(
+    model: ModelAnswerer, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next benchmark runs after it in the same process: an error must not hold what the failed batch held."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def forward(activations: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def full(*_: object) -> None:
+        activations = torch.zeros(3)
+        held.append(weakref.ref(activations))
+        forward(activations)
+
+    monkeypatch.setattr(model.generator, "generate", full)
+    gc.disable()  # what a cycle holds is held until the collector comes, perhaps long after the next batch
+    try:
+        with pytest.raises(UserError, match="--batch_size 3 does not fit") as caught:
+            predict(BENCH, model, SHORT, plan)
+        assert held[0]() is None  # though the error is there still
+        error = weakref.ref(caught.value)
+        del caught
+        assert error() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_answered_already_is_not_set_aside(
+    model: ModelAnswerer, plan: Plan, root: Path, tmp_path: Path
+) -> None:
+    """The first batch is 7, 6 and 5; 5 was answered, and is asked again with them, though its picture is gone."""
+    straight = predict(BENCH, model, SHORT, replace(plan, out=tmp_path / "straight")).read_bytes()
+    images = root / "easy-vqa" / "test" / "images"
+    pictures = {name: (images / name).read_bytes() for name in ("1.png", "2.png")}
+    (images / "2.png").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"^2 of 8 questions could not be answered"):
+        predict(BENCH, model, SHORT, plan)
+    (images / "2.png").write_bytes(pictures["2.png"])
+    (images / "1.png").write_bytes(b"damaged")
+    assert predict(BENCH, model, SHORT, plan).read_bytes() == straight

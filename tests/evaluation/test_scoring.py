@@ -111,6 +111,27 @@ def test_answers_of_another_edition_are_refused(root: Path, write_answers: Calla
     assert not (tmp_path / "t.json").exists()
 
 
+def test_a_manifest_speaks_of_its_runs_answers_alone(
+    root: Path, write_answers: Callable[..., Path], tmp_path: Path
+) -> None:
+    """LLaVA's folder of many models' answers, which --out was pointed at."""
+    answers = write_answers(TEXTS)
+    manifest(answers, model={"model": "runs/x"}, decoding={"answer_by": "likelihood"})
+    for name, ours in (
+        ("predictions.jsonl", True),
+        ("predictions.rank-0.jsonl", True),
+        ("llava-v1.5-7b.jsonl", False),
+        ("my-predictions.jsonl", False),
+    ):
+        path = answers.with_name(name)
+        path.write_bytes(answers.read_bytes())
+        content = score(BENCH, path, tmp_path / "s.json", data_root=root)
+        assert ((content["manifest"] or {}).get("model") == {"model": "runs/x"}) is ours
+        assert content["name"] == ("easy_vqa [likelihood]" if ours else "easy_vqa")
+    manifest(answers, benchmark={"name": "pope", "data_sha256": "0" * 64})
+    assert score(BENCH, answers.with_name("llava-v1.5-7b.jsonl"), tmp_path / "s.json", data_root=root)
+
+
 def test_likelihood_is_named(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
     answers = write_answers(TEXTS, drop)
     manifest(answers, decoding={"answer_by": "likelihood"})
@@ -225,6 +246,13 @@ def test_answers_are_not_overwritten(root: Path, write_answers: Callable[..., Pa
     with pytest.raises(UserError, match="would be overwritten by the scores"):
         score(BENCH, answers, answers.with_name(out), data_root=root)
     assert answers.read_bytes() == before
+
+
+def test_scores_are_not_named_as_json_lines(root: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    """The report, and every other reader, would refuse them by their name."""
+    with pytest.raises(UserError, match=r"s\.jsonl: scores are one JSON object, not JSON lines; name them s\.json$"):
+        score(BENCH, write_answers(TEXTS), tmp_path / "s.jsonl", data_root=root)
+    assert not list(tmp_path.glob("s.*"))
 
 
 def test_broken_files(root: Path, tmp_path: Path) -> None:

@@ -167,6 +167,20 @@ def test_rows_of_one_id_go_to_the_question_that_they_ask(data: Path) -> None:
     assert [(s.key, s.prompt) for s in BENCH.load(data)] == [(s.key, s.prompt) for s in BENCH.load(FIXTURES)]
 
 
+def test_rows_of_one_id_whose_last_options_begin_alike(spoil: Callable[..., Path]) -> None:
+    def twins(content: dict[str, Any]) -> None:
+        content["questions"][2].update(question="How many?", choice_d="Two")
+        content["questions"][5].update(content["questions"][2], choice_d="Two or more")
+
+    data = spoil(twins)
+    ((path, rows),) = BENCH.build(data).items()
+    rows[2], rows[5] = rows[5], rows[2]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = {sample.key: sample for sample in BENCH.load(data)}
+    for key, last in (("57", "Two"), ("57#2", "Two or more")):
+        assert samples[key].choices[-1] == last and f"\nD. {last}\nAnswer" in samples[key].prompt
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -174,6 +188,7 @@ def test_rows_of_one_id_go_to_the_question_that_they_ask(data: Path) -> None:
         lambda row: row.update(question="Quite another question?"),
         lambda row: row.update(choice_d="Four hundred"),
         lambda row: row.update(choice_d="Fo"),
+        lambda row: row.update(question="many circles are there?"),
     ],
 )
 def test_a_question_file_of_other_questions_is_refused(

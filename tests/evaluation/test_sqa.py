@@ -192,6 +192,15 @@ def as_the_converter_writes(rows: Any) -> None:
     rows[0]["conversations"][0]["value"] = f"{text}(A) simile (B) personification\n"
 
 
+def one_option_more(rows: Any) -> None:
+    rows[1]["conversations"][0]["value"] += "\nD. something else"
+
+
+def another_question_first(rows: Any) -> None:
+    turn = rows[2]["conversations"][0]
+    turn["value"] = turn["value"].replace("What color", "Which is it?\nWhat color")
+
+
 QUESTIONS, PROBLEMS, SPLITS = "llava_test_CQM-A.json", "problems.json", "pid_splits.json"
 
 
@@ -226,6 +235,8 @@ QUESTIONS, PROBLEMS, SPLITS = "llava_test_CQM-A.json", "problems.json", "pid_spl
         ),
         (PROBLEMS, lambda all_: all_["5"]["choices"].reverse(), r"index 1: the prompt .*does not ask .*'5' has"),
         (QUESTIONS, as_the_converter_writes, r"index 0: the prompt .*'4' has .*convert_sqa_to_llava\.py writes other"),
+        (QUESTIONS, one_option_more, r"index 1: the prompt .*something else.*does not ask .*'5' has"),
+        (QUESTIONS, another_question_first, r"index 2: the prompt .*Which is it.*does not ask .*'11' has"),
         (SPLITS, lambda splits: splits["test"].append(["4"]), r"'test' must hold ids as texts, found \['4'\]"),
         (SPLITS, lambda splits: splits.pop("test"), r"pid_splits\.json: has no field 'test'"),
     ],

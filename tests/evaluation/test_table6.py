@@ -248,6 +248,12 @@ def test_a_servers_figure_must_be_one(percent: float, source: str, message: str,
     assert not (tmp_path / "scores.json").exists()
 
 
+def test_a_servers_figure_is_not_named_as_json_lines(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not JSON lines; name them s\.json"):
+        record_score(OnServer(), 48.4, "x", tmp_path / "s.jsonl", None)
+    assert not (tmp_path / "s.jsonl").exists()
+
+
 def test_only_servers_figures_are_recorded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="easy_vqa: is scored here, not by a server; use evaluate score"):
         record_score(EasyVqa(), 50, "x", tmp_path / "scores.json", None)

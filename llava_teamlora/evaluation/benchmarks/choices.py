@@ -42,10 +42,16 @@ def ask(question: str, choices: Sequence[str], suffix: str = SUFFIX) -> str:
     return "\n".join(part for part in (question, option_lines(choices), suffix) if part)
 
 
-def asks(prompt: str, question: str, choices: Sequence[str]) -> bool:
-    """Whether a prompt holds the question and just these options, in their order; white space is not compared."""
-    wanted = " ".join(f"{question}\n{option_lines(choices)}".split())
-    return f" {wanted} " in f" {' '.join(prompt.split())} "
+def context(prompt: str, question: str, choices: Sequence[str]) -> str | None:
+    """What a prompt says before the question and just these options, in their order; None if it does not ask them.
+
+    After them stands ``SUFFIX``, or nothing. White space is not compared.
+    """
+    wanted, asked = " ".join(ask(question, choices, "").split()), " ".join(prompt.split())
+    asked = asked.removesuffix(SUFFIX).rstrip()
+    if asked != wanted and not asked.endswith(f" {wanted}"):
+        return None
+    return asked.removesuffix(wanted).rstrip()
 
 
 def infer_letter(text: str, choices: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import question_files
-from llava_teamlora.evaluation.benchmarks.choices import LETTERS, ask, asks, guesses
+from llava_teamlora.evaluation.benchmarks.choices import LETTERS, ask, context, guesses
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
 from llava_teamlora.evaluation.reading import data_folder, expect_object, read_json_object, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict
@@ -234,7 +234,7 @@ class _Asked:
         if not left:
             self._missing.append(question)
             return None
-        asking = [row for row in left if asks(row.text, question.text, question.choices)]
+        asking = [row for row in left if context(row.text, question.text, question.choices) == ""]
         if not asking:
             raise UserError(
                 f"{left[0].where}: 'text' is {left[0].text!r:.200}, but by {question.where} it must ask "

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.benchmarks.choices import LETTERS, SUFFIX, asks, guesses, option_lines
+from llava_teamlora.evaluation.benchmarks.choices import LETTERS, SUFFIX, context, guesses, option_lines
 from llava_teamlora.evaluation.benchmarks.question_files import EVAL_ZIP
 from llava_teamlora.evaluation.metrics import mean_score
 from llava_teamlora.evaluation.reading import (
@@ -205,7 +205,8 @@ def _sample(row: Mapping[str, Any], where: str, problem: Mapping[str, Any], prob
     turns = take(row, "conversations", list, where)
     human = take(expect_object(turns[0] if turns else None, f"{where}, conversations[0]"), "value", str, where)
     prompt = f"{human.replace(_IMAGE, '').strip()}\n{SUFFIX}"
-    if not asks(prompt, take(problem, "question", str, problem_where), choices):
+    front = context(prompt, take(problem, "question", str, problem_where), choices)
+    if front is None or (front and not front.startswith("Context:")):
         raise UserError(
             f"{where}: the prompt {prompt!r:.200} does not ask the question and the options A., B., … that "
             f"{problem_where} has ({problem['question']!r:.120}); convert_sqa_to_llava.py writes other prompts, and "

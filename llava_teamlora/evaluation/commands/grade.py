@@ -103,10 +103,13 @@ def _rubric(name: str, arguments: argparse.Namespace) -> Rubric:
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
-    """Who grades; an endpoint is seen to serve the model, a folder is loaded.
+    """Who grades: a served model, or a folder, which is loaded.
+
+    A name that is given is not looked up: servers take others than they list (``llama3`` for ``llama3:latest``), or
+    list none, and one that they do not know ends the first question, and with it all, with status 404.
 
     Raises:
-        UserError: neither or both are named, or the judge is not there.
+        UserError: neither or both are named, or no one model is there to be chosen.
     """
     from llava_teamlora.evaluation.endpoint import Endpoint, read_key
     from llava_teamlora.evaluation.judging.judges import EndpointJudge, LocalJudge
@@ -130,6 +133,4 @@ def _judge(arguments: argparse.Namespace) -> Judge:
         if len(served) != 1:
             raise UserError(f"{arguments.endpoint}: serves {', '.join(served) or 'nothing'}; choose with --judge NAME")
         return EndpointJudge(endpoint(served[0]))
-    chosen = endpoint(arguments.judge)
-    chosen.check_model()
-    return EndpointJudge(chosen)
+    return EndpointJudge(endpoint(arguments.judge))

@@ -100,12 +100,13 @@ def _add_decoding(group: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from llava_teamlora.evaluation.prediction.processes import joined
-    from llava_teamlora.evaluation.prediction.setup import make_answerer, make_jobs
+    from llava_teamlora.evaluation.prediction.setup import expect_same, make_answerer, make_jobs
 
     with joined() as processes:
         with processes.together():  # a mistake is told before a model is loaded, and by the first process
             answerer = make_answerer(arguments, processes)
             jobs, failures = make_jobs(arguments, answerer.folder, processes)
+        expect_same(jobs, failures, processes)
         with processes.together():
             ready = answerer.load()
         status = _answer(jobs, ready, processes, failures, arguments.scored)

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.companions import PREDICTIONS
+from llava_teamlora.evaluation.companions import is_ours
 from llava_teamlora.evaluation.reading import read_bytes, read_json_object, stream_json_lines, take
 from llava_teamlora.files import beside
 
@@ -89,7 +88,8 @@ def check_answer(known: Provenance | None, key: str, text: str, grades: Path) ->
 def untied(grades: Path, answers: Path) -> str | None:
     """Why nobody knows that the grades are of these answers; None where something ties them.
 
-    Ours have a manifest, and are refused if they are of other answers. Official tools' are named after the model.
+    Ours have a manifest, and are refused if they are of other answers. Official tools' are named after the model, and
+    after ``_`` the judge: ``llava-v1.5-7b-lora_gpt-4.json`` is not of llava-v1.5-7b.
 
     Raises:
         UserError: a file is broken.
@@ -97,15 +97,15 @@ def untied(grades: Path, answers: Path) -> str | None:
     if provenance_path(grades).is_file():
         return None
     names = _names(answers)
-    if any(re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", grades.name) for name in names):
+    if any(grades.stem == name or grades.stem.startswith(f"{name}_") for name in names):
         return None
-    called = f"the grade file's name holds none of {', '.join(names)}" if names else "the answers do not say whose"
+    called = f"the grade file is named after none of {', '.join(names)}" if names else "the answers do not say whose"
     return f"grades could not be tied to the answers: {called}, and no {provenance_path(grades).name} is beside it"
 
 
 def _names(answers: Path) -> list[str]:
     """What a grade file of these answers may be named after: their file, the first row's model, a checkpoint's run."""
-    found = [] if answers.name == PREDICTIONS else [answers.stem]
+    found = [] if is_ours(answers) else [answers.stem]
     _, row = next(stream_json_lines(answers), ("", {}))
     parts = [part for part in str(row.get("model_id") or "").split("/") if part and not part.startswith("checkpoint-")]
     return list(dict.fromkeys([*found, *parts[-1:]]))

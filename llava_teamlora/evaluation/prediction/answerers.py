@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Literal
 
 from llava_teamlora.errors import UserError
@@ -73,6 +74,7 @@ class ModelAnswerer:
             try:
                 yield [*aside, *self._fitting_answers(queries, decoding)]
             except torch.OutOfMemoryError as error:
+                clear_frames(error.__traceback__)  # else they hold the activations as long as somebody holds the error
                 raise UserError(
                     f"--batch_size {len(batch)} does not fit into the device's memory "
                     f"({str(error).splitlines()[0]}); use a smaller one, answers so far are kept"

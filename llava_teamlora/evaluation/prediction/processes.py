@@ -57,13 +57,16 @@ class Processes:
         Raises:
             UserError: that of the first process that has one, on every process.
         """
-        if self.count == 1:
-            if error is not None:
-                raise error
-            return
-        for rank, found in enumerate(self.gather(None if error is None else str(error))):
-            if found is not None:
-                raise UserError(found if rank == 0 else f"process {rank}: {found}") from error
+        try:
+            if self.count == 1:
+                if error is not None:
+                    raise error
+                return
+            for rank, found in enumerate(self.gather(None if error is None else str(error))):
+                if found is not None:
+                    raise UserError(found if rank == 0 else f"process {rank}: {found}") from error
+        finally:
+            error = None  # an error holds the frames it passed; a frame that holds it, too, keeps all their tensors
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -73,7 +76,10 @@ class Processes:
             yield
         except UserError as error:
             caught = error
-        self.agree(caught)
+        try:
+            self.agree(caught)
+        finally:
+            caught = None  # see agree
 
     def device(self, asked: str | None) -> str | None:
         """This process's own accelerator, where there are several processes.

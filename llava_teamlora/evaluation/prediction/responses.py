@@ -103,6 +103,7 @@ def unanswered(aside: Sequence[SetAside], asked: int) -> UserError:
     more = f"; and {len(aside) - _SHOWN} more" if len(aside) > _SHOWN else ""
     long = [one for one in aside if one.tokens]
     remedies = ["the other answers are kept, and the same command asks only for what is missing"]
+    remedies.append("evaluate score --partial scores a predictions.rank-N.jsonl as it is")
     if long:
         remedies.append(
             f"too long for the model: {len(long)} (the longest prompt has {max(one.tokens for one in long)} tokens), "

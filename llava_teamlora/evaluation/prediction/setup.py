@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,29 @@ def make_jobs(arguments: argparse.Namespace, folder: Path, processes: Processes)
     if not jobs:
         raise UserError("all: no benchmark's files are there (llava-teamlora evaluate check says what is missing)")
     return jobs, broken
+
+
+def expect_same(jobs: Sequence[Job], broken: Collection[str], processes: Processes) -> None:
+    """See that all processes, on several machines perhaps, have found the same; they would else wait for one another.
+
+    Args:
+        jobs: of this process.
+        broken: its benchmarks that are there but broken.
+        processes: all of which come here.
+
+    Raises:
+        UserError: on every process: they have not.
+    """
+    editions = processes.gather(
+        {**dict.fromkeys(broken, "broken"), **{job.benchmark.name: job.identity for job in jobs}}
+    )
+    first = editions[0]
+    for rank, found in enumerate(editions):
+        if other := [name for name in {**first, **found} if first.get(name) != found.get(name)]:
+            raise UserError(
+                f"process {rank} finds other files than process 0 for {', '.join(other)}; all machines must have the "
+                "same under --data_root (llava-teamlora evaluate check, on each of them, says what is there)"
+            )
 
 
 def _job(arguments: argparse.Namespace, name: str, out: Path) -> Job:

@@ -84,7 +84,8 @@ class Share:
         started = noted = time.perf_counter()
         with progress(title, sum(map(len, left)), processes.first) as advance:
             for found in self._answerer.answer(left, self._job.decoding):
-                self.aside += [one for one in found if isinstance(one, SetAside)]
+                # A batch is asked as a whole, those of it that an earlier run has answered too.
+                self.aside += [one for one in found if isinstance(one, SetAside) and one.key not in done]
                 new = [one for one in found if isinstance(one, Response) and one.sample.key not in done]
                 journal.append(_row(response, self._answerer.name) for response in new)
                 now = time.perf_counter()
