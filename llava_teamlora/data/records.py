@@ -1,8 +1,9 @@
 """LLaVA's JSON on disk -> checked records in memory.
 
-In: a path to a JSON list (or JSON lines) of ``{id, image?: str | [str], conversations: [{from, value}], task?: str}``.
-Out: a list of :class:`Record`. Everything that can be known without opening a picture is checked here, so
-that a bad record is refused before a model is loaded. Format: LLaVA, ``docs/Finetune_Custom_Data.md``.
+In: a path to a JSON list (or JSON lines) of ``{id, image?: str | [str], conversations: [{from, value}], task?: str}``,
+or for text alone of ``{instruction, input?, output, task?: str}``. Out: a list of :class:`Record`. Everything that can
+be known without opening a picture is checked here, so that a bad record is refused before a model is loaded. Formats:
+LLaVA, ``docs/Finetune_Custom_Data.md``; the CME example that TeamLoRA's authors published.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def parse_record(row: Any, *, source: str, index: int) -> Record:
     identity = str(row.get("id", index))
     here = f"{here} (id {identity})"
     images = _parse_images(row, here)
-    raw_turns = _parse_conversations(row, here)
+    raw_turns = _parse_instruction(row, here) if "instruction" in row else _parse_conversations(row, here)
     _check_markers(raw_turns, images, here)
     turns = tuple(_marker_first(turn) for turn in raw_turns) if len(images) == 1 else tuple(raw_turns)
     return Record(source, index, identity, images, turns, _parse_task(row, here))
@@ -181,10 +182,27 @@ def _parse_task(row: dict[str, Any], here: str) -> str | None:
     return task
 
 
+def _parse_instruction(row: dict[str, Any], here: str) -> list[Turn]:
+    """A question (the instruction, with the input in the lines below it where there is one) and its answer."""
+    if "conversations" in row:
+        raise UserError(f"{here}: has both 'instruction' and 'conversations'; keep one of them")
+    for field, text in (("instruction", row["instruction"]), ("output", row.get("output"))):
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{here}: {field!r} must be a text with words, found {text!r}")
+    given = row.get("input")
+    if not isinstance(given, (str, type(None))):
+        raise UserError(f"{here}: 'input' must be a text, or be left out, found {given!r}")
+    question = f"{row['instruction']}\n{given}" if given else row["instruction"]
+    return [Turn("human", question), Turn("gpt", row["output"])]
+
+
 def _parse_conversations(row: dict[str, Any], here: str) -> list[Turn]:
     conversations = row.get("conversations")
     if not isinstance(conversations, list) or not conversations:
-        raise UserError(f"{here}: 'conversations' must be a non-empty list of {{from, value}}")
+        raise UserError(
+            f"{here}: 'conversations' must be a non-empty list of {{from, value}} (or the record has 'instruction', "
+            "'input' and 'output')"
+        )
     turns = []
     for position, raw in enumerate(conversations):
         field = f"conversations[{position}]"

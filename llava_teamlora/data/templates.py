@@ -201,6 +201,9 @@ _LLAMA_2 = (
 )
 _MPT = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
 
+_CME = Template("cme", opening=(), human=(_given("{}</s>"),), gpt=(_trained("{}</s>"),), end="</s>")
+"""The text-only form of the CME example that TeamLoRA's authors published: nothing but texts and their ends."""
+
 _V0 = _alpaca("v0", _HUMAN + _HELPFUL.format("human"))
 _V1 = _vicuna("v1", _USER + _HELPFUL.format("user"))
 _PLAIN = Plain("plain", opening=(), human=(), gpt=(_trained("{}\n"),), stop="\n")
@@ -228,8 +231,9 @@ TEMPLATES: dict[str, Template] = {
     "mistral_direct": _CHATML,
     "llama_3": _LLAMA_3,
     "llava_llama_3": _LLAMA_3,
+    "cme": _CME,
 }
-"""LLaVA's names for ``--version``, LLaVA-NeXT's ``llava_llama_3`` and ``llava_mistral_instruct``, and ``llama_3``."""
+"""Names for ``--version``: those of LLaVA, two of LLaVA-NeXT, our ``llama_3`` and ``cme``."""
 
 
 def get_template(version: str, im_start_end: bool = False) -> Template:

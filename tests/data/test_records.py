@@ -50,6 +50,39 @@ def test_several_pictures_stay_where_they_stand() -> None:
     assert tuple(turn.text for turn in record.turns) == texts
 
 
+@pytest.mark.parametrize(
+    ("extra", "question"),
+    [
+        ({}, "Is it so?"),
+        ({"input": None}, "Is it so?"),
+        ({"input": ""}, "Is it so?"),
+        ({"input": "x\ny"}, "Is it so?\nx\ny"),
+    ],
+)
+def test_instructions_are_one_question_and_its_answer(extra: dict[str, Any], question: str) -> None:
+    row = {"instruction": "Is it so?", "output": " yes ", "task": "rte", **extra}
+    record = parse_record(row, source="f", index=0)
+    assert [(turn.role, turn.text) for turn in record.turns] == [("human", question), ("gpt", " yes ")]
+    assert (record.images, record.task) == ((), "rte")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": None}, "record 3 (id 3): 'output' must be a text with words, found None"),
+        ({"output": " \n"}, "'output' must be a text with words"),
+        ({"instruction": ["a"]}, "'instruction' must be a text with words, found ['a']"),
+        ({"input": 0}, "'input' must be a text, or be left out, found 0"),
+        ({"conversations": talk("q", "a")}, "has both 'instruction' and 'conversations'"),
+        ({"image": "a.png"}, "'image' is given but no turn holds <image>"),
+        ({"input": "see <image>"}, "1 x <image> but no 'image' field"),
+    ],
+)
+def test_broken_instructions(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse_record({"instruction": "i", "output": "o", **change}, source="f", index=3)
+
+
 def test_a_task_is_optional() -> None:
     row = {"conversations": talk("q", "a")}
     found = [

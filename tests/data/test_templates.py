@@ -47,6 +47,7 @@ def rendered(version: str, turns: tuple[Turn, ...] = TURNS, im_start_end: bool =
             "<|im_start|>assistant\na1<|im_end|><|im_start|>user\nq2<|im_end|><|im_start|>assistant\na2<|im_end|>",
             ["a1<|im_end|>", "a2<|im_end|>"],
         ),
+        ("cme", "<image>\nq1</s>a1</s>q2</s>a2</s>", ["a1</s>", "a2</s>"]),
     ],
 )
 def test_conversations(version: str, text: str, trained: list[str]) -> None:
