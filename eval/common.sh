@@ -19,19 +19,8 @@
 # when the same command is given again.
 
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/environment.sh"
-SCRIPT=$0
 COMMON=${BASH_SOURCE[0]}
 NO_SCORES="== playground/tiny over eval/fixtures: a toy and made-up questions; the figures are no scores of anything =="
-
-refuse() {
-  echo "error: $1 (bash $SCRIPT --help)" >&2
-  exit 1
-}
-
-# The comment at a file's head, from its second line on.
-_head() {
-  sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p;}' "$1"
-}
 
 # Answer --help; read the variables; choose the embedded model and data where nothing is set.
 prepare() {

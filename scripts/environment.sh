@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by the other scripts: makes sure that `llava-teamlora` can be called.
+# Sourced by the other scripts: makes sure that `llava-teamlora` can be called; what all say to mistakes and --help.
 #
 #   ensure_environment [EXTRA]
 #
@@ -7,6 +7,17 @@
 # checkout, with the tested versions of constraints.txt. An interrupted installation goes on at the next call.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SCRIPT=$0
+
+refuse() {
+  echo "error: $1 (bash $SCRIPT --help)" >&2
+  exit 1
+}
+
+# The comment at a file's head, from its second line on.
+_head() {
+  sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p;}' "$1"
+}
 
 ensure_environment() {
   local extra=${1:-} target=$ROOT stamp

@@ -24,17 +24,6 @@
 # the same command is given again. The last line printed is one JSON object.
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-SCRIPT=$0
-
-refuse() {
-  echo "error: $1 (bash $SCRIPT --help)" >&2
-  exit 1
-}
-
-# The comment at a file's head, from its second line on.
-_head() {
-  sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p;}' "$1"
-}
 
 # Answer --help; read the variables; see what the further arguments say.
 prepare() {
