@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import model_id_of
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from llava_teamlora.checkpoint import Loaded
     from llava_teamlora.generation import Decoding, Query
-
-AnswerBy = Literal["generation", "likelihood"]
 
 
 class ModelAnswerer:
