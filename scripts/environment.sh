@@ -49,9 +49,10 @@ ensure_environment() {
 _complete() {
   local modules=llava_teamlora commands=(llava-teamlora) command
   case ${1:-} in
-    dev) modules+=", pytest, xdist, deepspeed, openai, openpyxl, playwright" commands+=(ruff pyright) ;;
+    dev) modules+=", pytest, xdist, deepspeed, openai, openpyxl, playwright, rouge_score, pyarrow" commands+=(ruff pyright) ;;
     train) modules+=", deepspeed" commands+=(deepspeed) ;;
     eval) modules+=", openai, openpyxl" ;;
+    cme) modules+=", rouge_score, pyarrow" ;;
   esac
   for command in "${commands[@]}"; do command -v "$command" >/dev/null || return 1; done
   python -c "import $modules" >/dev/null 2>&1

@@ -21,6 +21,8 @@ ROWS = (
     ("generation",),
     ("conversion",),
     ("evaluation",),
+    ("cme",),
+    ("sweep",),
     ("analysis",),
     ("doctor",),
     ("serving",),

@@ -41,7 +41,7 @@ from llava_teamlora.training.outside import choose_folders
 from llava_teamlora.training.processes import agree_on_start, check_output_folder, start_processes
 from llava_teamlora.training.telemetry import check_telemetry
 from llava_teamlora.training.trainer import LlavaTrainer
-from llava_teamlora.tuners.budget import count_trainable
+from llava_teamlora.tuners.budget import ParameterTable, count_trainable
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect."""
@@ -93,7 +93,7 @@ def train(argv: Sequence[str] | None = None) -> int:
     if arguments.training.should_save:
         prepare(Path(arguments.training.output_dir), start, data.written)
     check_output_folder(arguments.training)
-    card = _card(arguments, {**identity, LEFT_OUT: data.left_out}, table.trainable)
+    card = _card(arguments, {**identity, LEFT_OUT: data.left_out}, table)
     trainer = _trainer(model, base, data, card, arguments, console)
     if start.checkpoint is not None:
         refuse_other_base(start.checkpoint, card)
@@ -146,7 +146,7 @@ def _trainer(
     )
 
 
-def _card(arguments: Arguments, identity: dict[str, Any], trainable: int) -> RunCard:
+def _card(arguments: Arguments, identity: dict[str, Any], parameters: ParameterTable) -> RunCard:
     spec = arguments.model.base()
     return RunCard(
         method=arguments.method.method,
@@ -157,7 +157,7 @@ def _card(arguments: Arguments, identity: dict[str, Any], trainable: int) -> Run
         arguments=arguments.resolved(),
         identity=identity,
         versions=library_versions(),
-        results={"trainable_parameters": trainable},
+        results={"trainable_parameters": parameters.trainable, "base_parameters": parameters.base},
     )
 
 
