@@ -1,4 +1,4 @@
-"""The beginning and the end of eval/all.sh: what is there to be run, and one JSON object of what came of it.
+"""The beginning and end of eval/all.sh and cme.sh: what is there to be run, and one JSON object of what came of it.
 
     python eval/summary.py ready CHECKED                     names of the benchmarks that are ready; stderr: the others
     python eval/summary.py done CHECKED --out OUT …          the JSON object
@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.overview import AVERAGE
+from llava_teamlora.evaluation.overview import AVERAGE, CME_AVERAGE
+from llava_teamlora.evaluation.paper import ELEVEN
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.report import build_report
 
@@ -61,13 +63,17 @@ def is_new(path: Path, since_ns: int) -> bool:
     return path.is_file() and path.stat().st_mtime_ns >= since_ns
 
 
-def average_of(out: Path) -> float | None:
-    """Table 6's average of the scores in a folder; None where one of the nine is missing or partial."""
+def average_of(out: Path, asked: Collection[str]) -> float | None:
+    """Table 6's average of the scores in a folder, or, where CME's tasks alone were asked for, Table 2's.
+
+    None where one of its benchmarks is missing or partial.
+    """
     if not any(out.glob(f"*/{SCORES}")):
         return None
     report = build_report([str(out)], published=False)
     names = [column.name for column in report.columns]
-    cell = report.runs[0].cells[names.index(AVERAGE)] if AVERAGE in names else None
+    average = CME_AVERAGE if set(asked) <= set(ELEVEN) else AVERAGE
+    cell = report.runs[0].cells[names.index(average)] if average in names else None
     return None if cell is None else cell.value
 
 
@@ -90,7 +96,7 @@ def main() -> int:
             return 0
         since = arguments.checked.stat().st_mtime_ns
         found = {name: outcome(name, checked[name], arguments.out, since, arguments.status) for name in checked}
-        average = average_of(arguments.out)
+        average = average_of(arguments.out, found)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,46 +1,61 @@
-"""Scores of several benchmarks -> methods x benchmarks, in the shape of the paper's Table 6. Imports no torch."""
+"""Scores of several benchmarks -> methods x benchmarks, as the paper's Table 6 (and 2). Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.paper import HEADS, NINE, PUBLISHED, average, maximum_of
+from llava_teamlora.evaluation.paper import ELEVEN, HEADS, NINE, PUBLISHED, average, maximum_of
 from llava_teamlora.evaluation.score_files import ScoreFile, refuse_other_edition
 from llava_teamlora.evaluation.tables import Cell, Column, Report, Row, as_unit, ranked
 
-_TITLE = "Multimodal benchmarks ± standard error"
-_WITH_AVERAGE = f"{_TITLE}; up to Avg. as in the TeamLoRA paper's Table 6, Avg. = (MME / 20 + the other eight) / 9"
 AVERAGE = "average"
+CME_AVERAGE = "cme_average"
+_SETS = {AVERAGE: NINE, CME_AVERAGE: ELEVEN}
+"""What is averaged over, by the average's column."""
+_TITLE = "Benchmarks ± standard error"
+_NINE_TITLE = "up to Avg. as in the TeamLoRA paper's Table 6, Avg. = (MME / 20 + the other eight) / 9"
+_ELEVEN_TITLE = "as in the TeamLoRA paper's Table 2, the mean of CME's eleven tasks"
 
 
 def build_overview(found: Sequence[ScoreFile], published: bool = True) -> Report:
-    """One row a label, one column a benchmark; the average only over a full set of the nine.
+    """One row a label, one column a benchmark; an average only over a full set of the nine, or of CME's eleven.
 
     Args:
         found: scores of several benchmarks.
-        published: whether rows of the paper and of LLaVA stand below.
+        published: whether rows of the paper and of LLaVA stand below; those of Table 2 stand in ``cme report``.
 
     Raises:
         UserError: two files are of one benchmark and label, or of different versions or editions of a benchmark.
     """
-    _refuse_mixtures(found)
+    refuse_mixtures(found)
     there = {file.benchmark for file in found}
-    nine = NINE if there & set(NINE) else ()
-    further = [name for name in HEADS if name in there and name not in NINE]
-    names = (*nine, *([AVERAGE] if nine else []), *further, *sorted(there - set(HEADS)))
-    columns = tuple(_column(name, found) for name in names)
+    sets = {name: members for name, members in _SETS.items() if there & set(members)}
+    members = {name for each in sets.values() for name in each}
+    further = [name for name in HEADS if name in there and name not in members]
+    names = (*(name for average, each in sets.items() for name in (*each, average)), *further)
+    names = (*names, *sorted(there - set(HEADS)))
+    columns = tuple(_column(name, found, len(sets)) for name in names)
     labels = list(dict.fromkeys(file.label for file in found))
     notes: list[str] = []
     rows = [_row(label, [file for file in found if file.label == label], found, names, notes) for label in labels]
     theirs = _published(columns) if published else ()
     notes += [f"published: {source}" for source in dict.fromkeys(row.source for row in theirs)]
-    return Report(_WITH_AVERAGE if nine else _TITLE, columns, ranked(rows, columns), (), theirs, tuple(notes))
+    return Report(_title(sets), columns, ranked(rows, columns), (), theirs, tuple(notes))
 
 
-def _refuse_mixtures(found: Sequence[ScoreFile]) -> None:
+def _title(sets: Collection[str]) -> str:
+    if CME_AVERAGE not in sets:
+        return f"Multimodal benchmarks ± standard error; {_NINE_TITLE}" if sets else _TITLE
+    if AVERAGE not in sets:
+        return f"{_TITLE}; Avg. {_ELEVEN_TITLE}"
+    return f"{_TITLE}; {_NINE_TITLE}; CME {_ELEVEN_TITLE}"
+
+
+def refuse_mixtures(found: Sequence[ScoreFile]) -> None:
+    """Raise UserError as :func:`build_overview` does."""
     first: dict[str, ScoreFile] = {}
     taken: dict[tuple[str, str], ScoreFile] = {}
     for file in found:
@@ -59,9 +74,9 @@ def _refuse_mixtures(found: Sequence[ScoreFile]) -> None:
             )
 
 
-def _column(name: str, found: Sequence[ScoreFile]) -> Column:
-    if name == AVERAGE:
-        return Column(AVERAGE, "Avg.")
+def _column(name: str, found: Sequence[ScoreFile], averages: int) -> Column:
+    if name in _SETS:
+        return Column(name, "Avg." if averages == 1 or name == AVERAGE else "CME")
     return Column(name, HEADS.get(name, name), _usual_maximum(name, found), decimals=1)
 
 
@@ -82,19 +97,27 @@ def _row(
 ) -> Row:
     files = {file.benchmark: file for file in mine}
     cells = {name: _cell(file, [other for other in found if other.benchmark == name]) for name, file in files.items()}
-    if AVERAGE in names:
-        missing = [HEADS[name] for name in NINE if name not in files]
-        partial = [HEADS[name] for name in NINE if name in files and _is_partial(files[name])]
-        if missing or partial:
-            parts = [f"{', '.join(missing)} missing"] if missing else []
-            parts += [f"{', '.join(partial)} partial"] if partial else []
-            notes.append(f"no average for {label}: {'; '.join(parts)}")
-        else:
-            cells[AVERAGE] = _average(files, cells)
+    for average_name, members in _SETS.items():
+        if average_name in names:
+            missing, partial = lacks(files, members)
+            if not missing and not partial:
+                cells[average_name] = average_cell(files, cells, members)
+            elif len(missing) < len(members) or len(set(_SETS) & set(names)) == 1:
+                parts = [f"{', '.join(missing)} missing"] if missing else []
+                parts += [f"{', '.join(partial)} partial"] if partial else []
+                notes.append(f"no average for {label}: {'; '.join(parts)}")
     return Row(label, tuple(cells.get(name) for name in names))
 
 
-def _is_partial(file: ScoreFile) -> bool:
+def lacks(files: Mapping[str, ScoreFile], members: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Heads of the benchmarks of a set that are missing, and of those that are partial."""
+    missing = [HEADS[name] for name in members if name not in files]
+    partial = [HEADS[name] for name in members if name in files and is_partial(files[name])]
+    return missing, partial
+
+
+def is_partial(file: ScoreFile) -> bool:
+    """Whether only some of the questions were answered."""
     return any(remark.startswith("partial") for remark in file.remarks)
 
 
@@ -115,22 +138,27 @@ def _cell(file: ScoreFile, column: Sequence[ScoreFile]) -> Cell:
     return as_unit(file.content["total"], tuple(notes), comparable)
 
 
-def _average(files: dict[str, ScoreFile], cells: dict[str, Cell]) -> Cell:
+def average_cell(files: Mapping[str, ScoreFile], cells: Mapping[str, Cell], members: Sequence[str]) -> Cell:
     """With the footnotes of what it is made of.
 
-    Its standard error takes the benchmarks for independent: sqrt(sum of the shares' variances) * 100 / 9.
+    Its standard error takes the n benchmarks for independent: sqrt(sum of the shares' variances) * 100 / n.
 
     MMBench and MMBench-CN ask the same in two languages, so that the true one is a little larger.
+
+    Args:
+        files: by benchmark.
+        cells: the same as they are shown.
+        members: what is averaged over; all are there.
     """
-    totals = {name: files[name].content["total"] for name in NINE}
+    totals = {name: files[name].content["total"] for name in members}
     errors = {name: total["stderr"] for name, total in totals.items() if total["stderr"] is not None}
-    unknown = [HEADS[name] for name in NINE if name not in errors]
-    error = 100 * math.sqrt(sum(e * e for e in errors.values())) / len(NINE) if errors else None
-    notes = dict.fromkeys(note for name in NINE for note in cells[name].notes)
+    unknown = [HEADS[name] for name in members if name not in errors]
+    error = 100 * math.sqrt(sum(e * e for e in errors.values())) / len(members) if errors else None
+    notes = dict.fromkeys(note for name in members for note in cells[name].notes)
     if unknown and errors:
         notes[f"± without that of {', '.join(unknown)}, which is not known"] = None
-    value = average({name: total["value"] for name, total in totals.items()})
-    return Cell(value, error, tuple(notes), all(cells[name].comparable for name in NINE))
+    value = average({name: total["value"] for name, total in totals.items()}, members)
+    return Cell(value, error, tuple(notes), all(cells[name].comparable for name in members))
 
 
 def _published(columns: Sequence[Column]) -> tuple[Row, ...]:
@@ -140,7 +168,8 @@ def _published(columns: Sequence[Column]) -> tuple[Row, ...]:
         values = dict(entry.values)
         shares = {name: value / maximum_of(name) for name, value in values.items()}
         cells = {name: Cell(value) for name, value in values.items()}
-        cells[AVERAGE] = Cell(average(shares))
+        if set(NINE) <= shares.keys():
+            cells[AVERAGE] = Cell(average(shares))
         found = tuple(cells.get(column.name) for column in columns)
         if any(found):
             rows.append(Row(entry.label, found, entry.source))

@@ -1,15 +1,19 @@
-"""The nine benchmarks of the paper's Table 6, their average, and what others published of them.
+"""The nine benchmarks of the paper's Table 6, the eleven of its Table 2, their averages, and what others published.
 
-Figures are as printed, in the unit of the official tool: MME's perception of 2000, everything else in percent.
+What was published of the eleven is in ``cme/paper.py``. Figures are as printed, in the unit of the official tool: MME's
+perception of 2000, everything else in percent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 NINE = ("mme", "mmbench", "mmbench_cn", "seed", "pope", "sqa", "textvqa", "mmvet", "vizwiz")
 """Table 6's benchmarks in its order; their totals are its cells."""
+
+ELEVEN = ("tldr", "imdb", "anli", "qqp", "rte", "winogrande", "arc", "webqa", "nq", "triviaqa", "mmlu")
+"""Table 2's tasks in its order: CME."""
 
 HEADS = {
     "mme": "MME",
@@ -25,6 +29,17 @@ HEADS = {
     "vqav2": "VQAv2",
     "llava_bench": "LLaVA-W",
     "easy_vqa": "easy-VQA",
+    "tldr": "OAI-Sum",
+    "imdb": "IMDB",
+    "anli": "ANLI",
+    "qqp": "QQP",
+    "rte": "RTE",
+    "winogrande": "WinG",
+    "arc": "ARC",
+    "webqa": "WQA",
+    "nq": "NQ",
+    "triviaqa": "TQA",
+    "mmlu": "MMLU",
 }
 """What a column is called; a benchmark that is not here goes by its own name."""
 
@@ -53,16 +68,17 @@ def maximum_of(benchmark: str) -> float:
     return _MAXIMA.get(benchmark, 100.0)
 
 
-def average(shares: Mapping[str, float]) -> float:
-    """Table 6's ``Avg.``: (MME / 20 + the other eight) / 9, which is 100 times the mean of the shares.
+def average(shares: Mapping[str, float], names: Sequence[str] = NINE) -> float:
+    """``Avg.``: 100 times the mean of the shares. Table 6's is (MME / 20 + the other eight) / 9.
 
     Args:
-        shares: of all nine benchmarks, 0 to 1 each.
+        shares: of all benchmarks averaged over, 0 to 1 each.
+        names: of these benchmarks.
 
     Raises:
-        KeyError: one of the nine is not there.
+        KeyError: one of them is not there.
     """
-    return 100 * sum(shares[name] for name in NINE) / len(NINE)
+    return 100 * sum(shares[name] for name in names) / len(names)
 
 
 def _nine(*values: float) -> dict[str, float]:

@@ -50,7 +50,7 @@ def decode(content: bytes, path: Path, remedy: str = "save it as UTF-8") -> str:
     Raises:
         UserError: not UTF-8.
     """
-    if other := _no_text(content):
+    if other := no_text(content):
         raise UserError(f"{path}: {other}")
     try:
         return content.decode("utf-8").removeprefix("\ufeff")
@@ -69,7 +69,7 @@ _BEGINNINGS = {
 }
 
 
-def _no_text(content: bytes) -> str | None:
+def no_text(content: bytes) -> str | None:
     """What a file is that begins so, and what to do with it; None if it may be UTF-8 text."""
     return next((kind for start, kind in _BEGINNINGS.items() if content.startswith(start)), None)
 
@@ -158,7 +158,7 @@ def stream_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _explained(error: UserError, path: Path, line: bytes, number: int) -> UserError:
     """What is wrong with a broken line's whole file, if the line tells."""
     start = line.removeprefix(b"\xef\xbb\xbf").strip()
-    if number == 1 and (other := _no_text(line)):
+    if number == 1 and (other := no_text(line)):
         return UserError(f"{path}: {other}")
     if number == 1 and (start.startswith(b"[") or start == b"{"):
         return UserError(

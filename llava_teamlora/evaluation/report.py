@@ -13,7 +13,8 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import BENCHMARKS
 from llava_teamlora.evaluation.overview import build_overview
 from llava_teamlora.evaluation.score_files import ScoreFile, read_scores, refuse_other_edition, told_apart
-from llava_teamlora.evaluation.tables import Column, Report, Row, as_csv, as_json, as_markdown, as_table, as_unit
+from llava_teamlora.evaluation.tables import Column, Report, Row, as_csv, as_json, as_markdown, as_unit
+from llava_teamlora.evaluation.terminal_table import as_table
 
 _OUT_WIDTH = 160
 FALLING = "↓"

@@ -128,6 +128,11 @@ def _read(path: Path, label: str, argument: str) -> ScoreFile:
     if path.suffix == ".jsonl":
         raise _json_lines_instead(path)
     content = read_json_object(path)
+    if "protocol" in content:
+        raise UserError(
+            f"{path}: is of the protocol {content['protocol']!r}, whose figures share no table with those of evaluate "
+            "run; it stands by itself (evaluate lm_eval printed it)"
+        )
     absent = [name for name in _PARTS if name not in content]
     if absent:
         raise UserError(f"{path}: holds no scores ({', '.join(absent)} missing); make it with evaluate score")

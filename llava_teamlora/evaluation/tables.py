@@ -1,25 +1,18 @@
-"""A report before it is drawn, and its forms: a terminal's table, Markdown, CSV and JSON. Imports no torch."""
+"""A report before it is drawn, and its forms for files: Markdown, CSV and JSON. Imports no torch."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from llava_teamlora.evaluation.metrics import Z_95
+from llava_teamlora.evaluation.metrics import Z_95, t_quantile
 
 FORMATS = ("table", "md", "csv", "json")
-_LETTERS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"
 _PLAIN = "abcdefghijklmnoprstuvwxyz"
-_LABEL_WIDTH = 28
 
 
 @dataclass(frozen=True)
@@ -32,6 +25,7 @@ class Cell:
         notes: footnotes.
         comparable: stands for the same measurement as the column's others, and may be the best of them.
         rank: 1 the best of its block, 2 the second, else 0.
+        degrees: of freedom of ``stderr``, where it is estimated from a few values; None for a normal distribution.
     """
 
     value: float
@@ -39,6 +33,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     comparable: bool = True
     rank: int = 0
+    degrees: int | None = None
 
 
 def as_unit(score: Mapping[str, Any], notes: tuple[str, ...] = (), comparable: bool = True) -> Cell:
@@ -79,11 +74,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a cell a column, None where there is none; ``source`` where others published it."""
+    """One line.
+
+    Attributes:
+        label: what it is of.
+        cells: one a column, None where there is none.
+        source: where others published it.
+        facts: what is known of it in words, one for each of the report's ``facts`` or for the first of them.
+    """
 
     label: str
     cells: tuple[Cell | None, ...]
     source: str = ""
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,9 @@ class Report:
         baselines: rows that no model made.
         published: rows of others.
         notes: below it.
+        head: above the labels.
+        facts: above the rows' facts, which stand between label and cells.
+        intervals: ± is half of a 95 % interval instead of one standard error.
     """
 
     title: str
@@ -105,6 +111,9 @@ class Report:
     baselines: tuple[Row, ...] = ()
     published: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+    head: str = "answers by"
+    facts: tuple[str, ...] = ()
+    intervals: bool = False
 
     def blocks(self) -> list[tuple[str, tuple[Row, ...]]]:
         """Kind and rows of what is there."""
@@ -139,91 +148,37 @@ def ranked(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
     )
 
 
+def half_width(cell: Cell) -> float | None:
+    """Half of its 95 % interval: from the normal distribution, or Student's for a few values."""
+    if cell.stderr is None:
+        return None
+    return cell.stderr * (Z_95 if cell.degrees is None else t_quantile(0.95, cell.degrees))
+
+
 def interval(cell: Cell) -> tuple[float, float] | None:
-    """Its 95 % interval, from the normal distribution."""
-    return None if cell.stderr is None else (cell.value - Z_95 * cell.stderr, cell.value + Z_95 * cell.stderr)
+    """Its 95 % interval."""
+    half = half_width(cell)
+    return None if half is None else (cell.value - half, cell.value + half)
 
 
-def _texts(cell: Cell | None, column: Column) -> tuple[str, str]:
-    """Value and ``± standard error``."""
+def cell_texts(cell: Cell | None, column: Column, intervals: bool) -> tuple[str, str]:
+    """Value and ``± spread``; see ``Report.intervals``."""
     if cell is None:
         return "-", ""
     value = f"{cell.value:.{column.decimals}f}"
-    error = f"± {cell.stderr:.{column.decimals}f}" if column.uncertain and cell.stderr is not None else ""
-    return value, error
+    spread = half_width(cell) if intervals else cell.stderr
+    return value, f"± {spread:.{column.decimals}f}" if column.uncertain and spread is not None else ""
 
 
-def _mark(note: str, footnotes: list[str], alphabet: str) -> str:
+def facts_of(row: Row, report: Report) -> tuple[str, ...]:
+    """One a head; those that a row does not have are empty."""
+    return row.facts + ("",) * (len(report.facts) - len(row.facts))
+
+
+def footnote_mark(note: str, footnotes: list[str], alphabet: str) -> str:
+    """Its letter; doubled in the second round of the alphabet, and so on."""
     turns, place = divmod(footnotes.index(note), len(alphabet))
     return alphabet[place] * (turns + 1)
-
-
-def as_table(report: Report, width: int = 120) -> RenderableType:
-    """For a terminal: the standard errors go below their values, then rows become columns, until it fits."""
-    below = [*(f"{_mark(n, report.footnotes(), _LETTERS)} {n}" for n in report.footnotes()), *report.notes]
-    title = Text(report.title, style="italic")
-    return Group(title, *_fitting(report, width), *(Text(line, style="dim") for line in below))
-
-
-def _fitting(report: Report, width: int) -> Iterator[Table]:
-    heads = [[column.head, *column.detail().split(", ")] for column in report.columns]
-    lines = [(kind, row.label, row.cells) for kind, rows in report.blocks() for row in rows]
-    for stacked in (False, True):
-        body = [[_drawn(report, row, i, stacked) for i in range(len(heads))] for _, _, row in lines]
-        labels = [label for _, label, _ in lines]
-        widths = [max(_width(text) for text in column) for column in zip(*body, strict=True)]
-        widths = [max(w, *map(cell_len, head)) for w, head in zip(widths, heads, strict=True)]
-        first = min(_LABEL_WIDTH, max(map(cell_len, [*labels, "answers by"])))
-        if first + sum(widths) + 3 * len(widths) + 4 <= width:
-            yield _upright(report, lines, body, heads)
-            return
-    yield from _lying(report, lines, heads, width)
-
-
-def _upright(report: Report, lines: list[Any], body: list[list[Text]], heads: list[list[str]]) -> Table:
-    table = Table()
-    table.add_column("answers by", overflow="fold")
-    for head, *details in heads:
-        text = Text(head).append("".join(f"\n{detail}" for detail in details if detail), "dim")
-        table.add_column(text, justify="right", no_wrap=True)
-    for number, ((kind, label, _), texts) in enumerate(zip(lines, body, strict=True)):
-        if number and lines[number - 1][0] != kind:
-            table.add_section()
-        table.add_row(Text(label), *texts, style="" if kind == "run" else "dim")
-    return table
-
-
-def _lying(report: Report, lines: list[Any], heads: list[list[str]], width: int) -> Iterator[Table]:
-    """Columns become rows; as many of the rows at once as fit beside each other."""
-    shown = [", ".join(part for part in head if part) for head in heads]
-    first = max(map(cell_len, shown))
-    cell_width = max(_width(_drawn(report, row, i, False)) for _, _, row in lines for i in range(len(heads)))
-    each = max(cell_width, 14)
-    at_once = max(1, (width - first - 4) // (each + 3))
-    for start in range(0, len(lines), at_once):
-        table = Table()
-        table.add_column("", no_wrap=True)
-        for kind, label, _ in lines[start : start + at_once]:
-            text = Text(label, style="" if kind == "run" else "dim")
-            table.add_column(text, justify="right", overflow="fold", min_width=cell_width, max_width=each)
-        for place, head in enumerate(shown):
-            cells = [_drawn(report, row, place, False) for _, _, row in lines[start : start + at_once]]
-            table.add_row(Text(head), *cells)
-        yield table
-
-
-def _drawn(report: Report, cells: Sequence[Cell | None], place: int, stacked: bool) -> Text:
-    cell = cells[place]
-    value, error = _texts(cell, report.columns[place])
-    text = Text(value, style=("", "bold", "underline")[cell.rank if cell else 0])
-    plain = Text().append_text(text)
-    for note in cell.notes if cell else ():
-        plain.append(_mark(note, report.footnotes(), _LETTERS))
-    return plain.append(("\n" if stacked else " ") + error if error else "")
-
-
-def _width(text: Text) -> int:
-    return max(map(cell_len, text.plain.split("\n")))
 
 
 def as_markdown(report: Report) -> str:
@@ -231,19 +186,20 @@ def as_markdown(report: Report) -> str:
     footnotes = report.footnotes()
 
     def cell_text(cell: Cell | None, column: Column) -> str:
-        value, error = _texts(cell, column)
+        value, error = cell_texts(cell, column, report.intervals)
         rank = cell.rank if cell else 0
-        marks = [_mark(note, footnotes, _PLAIN) for note in (cell.notes if cell else ())]
+        marks = [footnote_mark(note, footnotes, _PLAIN) for note in (cell.notes if cell else ())]
         value = ("{}", "**{}**", "<u>{}</u>")[rank].format(value) + (f"<sup>{','.join(marks)}</sup>" if marks else "")
         return f"{value} {error}" if error else value
 
     heads = [column.head + (f" ({column.detail()})" if column.detail() else "") for column in report.columns]
-    lines = [f"{report.title}\n", _piped(["answers by", *heads]), "|---" + "|---:" * len(heads) + "|"]
+    rule = "|---" * (1 + len(report.facts)) + "|---:" * len(heads) + "|"
+    lines = [f"{report.title}\n", _piped([report.head, *report.facts, *heads]), rule]
     for _, rows in report.blocks():
         for row in rows:
             cells = [cell_text(cell, column) for cell, column in zip(row.cells, report.columns, strict=True)]
-            lines.append(_piped([row.label, *cells]))
-    below = [f"- <sup>{_mark(note, footnotes, _PLAIN)}</sup> {note}" for note in footnotes]
+            lines.append(_piped([row.label, *facts_of(row, report), *cells]))
+    below = [f"- <sup>{footnote_mark(note, footnotes, _PLAIN)}</sup> {note}" for note in footnotes]
     below += [f"- {note}" for note in report.notes]
     return "\n".join([*lines, *([""] if below else []), *below]) + "\n"
 
@@ -257,7 +213,7 @@ def as_csv(report: Report) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = [part for column in report.columns for part in (column.name, f"{column.name}_stderr")]
-    writer.writerow(["label", "kind", "source", *names, "notes"])
+    writer.writerow(["label", "kind", "source", *report.facts, *names, "notes"])
     for kind, rows in report.blocks():
         for row in rows:
             figures = [(None, None) if cell is None else (cell.value, cell.stderr) for cell in row.cells]
@@ -266,24 +222,31 @@ def as_csv(report: Report) -> str:
                 for column, cell in zip(report.columns, row.cells, strict=True)
                 for note in (cell.notes if cell else ())
             ]
-            writer.writerow([row.label, kind, row.source, *(x for pair in figures for x in pair), "; ".join(notes)])
+            flat = (x for pair in figures for x in pair)
+            writer.writerow([row.label, kind, row.source, *facts_of(row, report), *flat, "; ".join(notes)])
     return file.getvalue()
 
 
 def as_json(report: Report) -> str:
-    """For programs: lists in the columns' order, null where there is no figure."""
+    """For programs."""
+    return json.dumps(as_content(report), indent=2, ensure_ascii=False) + "\n"
+
+
+def as_content(report: Report) -> dict[str, Any]:
+    """As plain types: lists in the columns' order, null where there is no figure."""
 
     def line(row: Row) -> dict[str, Any]:
         return {
             "label": row.label,
             **({"source": row.source} if row.source else {}),
+            **({"facts": dict(zip(report.facts, row.facts, strict=False))} if row.facts else {}),
             "values": [cell and cell.value for cell in row.cells],
             "stderrs": [cell and cell.stderr for cell in row.cells],
             "intervals": [cell and interval(cell) for cell in row.cells],
             "notes": [list(cell.notes) if cell else [] for cell in row.cells],
         }
 
-    content = {
+    return {
         "title": report.title,
         "columns": [column.name for column in report.columns],
         "counts": [column.count for column in report.columns],
@@ -293,4 +256,3 @@ def as_json(report: Report) -> str:
         "published": [line(row) for row in report.published],
         "notes": list(report.notes),
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

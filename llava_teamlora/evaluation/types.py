@@ -63,6 +63,7 @@ class Sample:
         group: the sub-score it counts towards.
         cluster: samples of one cluster (a picture) are not independent; standard errors know it.
         choices: the options of a multiple-choice question, in the order of their letters A, B, …; else empty.
+        candidates: the few answers that there are, where a model was tuned to write just one of them.
         llava_prompt: the prompt as LLaVA's answers files record it, where that is not ``prompt``.
         metadata: anything else a benchmark wants to keep; plain JSON, it goes into answers and row logs.
     """
@@ -75,6 +76,7 @@ class Sample:
     group: str = ""
     cluster: str = ""
     choices: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
     llava_prompt: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from llava_teamlora.evaluation.benchmarks.choices import ask, context, guesses, infer_letter, option_lines
+from llava_teamlora.evaluation.choices import ask, context, guesses, infer_letter, option_lines
 from llava_teamlora.evaluation.types import Sample
 
 CHOICES = ("cat", "black dog", "None", "a pair of wheels")

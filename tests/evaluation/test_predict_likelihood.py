@@ -17,6 +17,8 @@ from llava_teamlora.data.templates import get_template
 from llava_teamlora.data.tokenize import encode, expand_images
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
+from llava_teamlora.evaluation.cme.arc import Arc
+from llava_teamlora.evaluation.cme.qqp import Qqp
 from llava_teamlora.evaluation.prediction.answerers import LikelihoodAnswerer
 from llava_teamlora.evaluation.runner import Plan, evaluate, predict
 from llava_teamlora.evaluation.types import Sample
@@ -53,12 +55,13 @@ def reference(loaded: Loaded, query: Query, text: str) -> LogLikelihood:
         prepare_image(i, loaded.vision.image_processor, "pad") for i in query.images if isinstance(i, Image.Image)
     ]
     extra = {"pixel_values": torch.stack(pixels)} if pixels else {}
-    total = 0.0
+    total, greedy = 0.0, True
     with torch.inference_mode():
         for end in range(len(prompt), len(whole)):
             logits = loaded.model(input_ids=torch.tensor([whole[:end]]), **extra).logits[0, -1]
             total += float(logits.double().log_softmax(-1)[whole[end]])
-    return LogLikelihood(total, len(whole) - len(prompt))
+            greedy &= int(logits.argmax()) == whole[end]
+    return LogLikelihood(total, len(whole) - len(prompt), greedy)
 
 
 @pytest.mark.parametrize("version", ["v1", "v0"])
@@ -70,7 +73,7 @@ def test_log_likelihoods_equal_whole_forward_passes(loaded: Loaded, queries: lis
         assert len(row) == len(texts)
         for text, ours in zip(texts, row, strict=True):
             expected = reference(loaded, query, text)
-            assert ours.tokens == expected.tokens
+            assert (ours.tokens, ours.greedy) == (expected.tokens, expected.greedy)
             assert ours.total == pytest.approx(expected.total, abs=2e-4)
             assert ours.per_token == pytest.approx(expected.total / expected.tokens, abs=1e-4)
 
@@ -136,6 +139,20 @@ def test_the_answer_is_the_letter_of_the_likeliest_option(loaded: Loaded, root: 
     assert decoding["answer_by"] == "likelihood" and "max_new_tokens" not in decoding
     assert content["name"] == "choosing [likelihood]"
     assert content["manifest"]["first_prompt"].endswith("USER: <image>\nwhat shape is it? ASSISTANT:")
+
+
+def test_of_few_answers_the_likeliest_as_a_whole_is_given(loaded: Loaded, tmp_path: Path) -> None:
+    """Labels and letters stand after the whole prompt; their sums decide, in which a long label counts in full."""
+    model, root = LikelihoodAnswerer(loaded), Path(__file__).parents[2] / "eval" / "fixtures"
+    for task in (Qqp(), Arc()):
+        plan = Plan(tmp_path / task.name, batch_size=3, data_root=root)
+        content = evaluate(task, model, Decoding(16), plan)
+        assert content["name"] == f"{task.name} [likelihood]" and content["extra"]["unparsed"]["value"] == 0
+        rows = [json.loads(line) for line in (plan.out / "predictions.jsonl").read_text().splitlines()]
+        for row, sample in zip(rows, task.load(root), strict=True):
+            sums = [reference(loaded, Query.ask(sample.prompt), answer).total for answer in sample.candidates]
+            assert row["text"] == sample.candidates[sums.index(max(sums))] and "asked" not in row["metadata"]
+            assert [entry["sum"] for entry in row["metadata"]["log_likelihoods"]] == pytest.approx(sums, abs=2e-3)
 
 
 def test_questions_without_options_are_refused(loaded: Loaded, root: Path, tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.benchmarks.choices import SUFFIX, ask, guesses, infer_letter
 from llava_teamlora.evaluation.benchmarks.mmbench_files import Pictures, read_table, write_sheet
 from llava_teamlora.evaluation.benchmarks.served import ServedSplit
+from llava_teamlora.evaluation.choices import SUFFIX, ask, guesses, infer_letter
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
 from llava_teamlora.evaluation.reading import data_folder
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict

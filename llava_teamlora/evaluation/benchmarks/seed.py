@@ -24,7 +24,7 @@ from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import question_files
-from llava_teamlora.evaluation.benchmarks.choices import LETTERS, ask, context, guesses
+from llava_teamlora.evaluation.choices import LETTERS, ask, context, guesses
 from llava_teamlora.evaluation.metrics import grouped_mean, mean_score
 from llava_teamlora.evaluation.reading import data_folder, expect_object, read_json_object, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Score, Scores, Verdict

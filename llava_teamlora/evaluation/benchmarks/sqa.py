@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.benchmarks.choices import LETTERS, SUFFIX, context, guesses, option_lines
 from llava_teamlora.evaluation.benchmarks.question_files import EVAL_ZIP
+from llava_teamlora.evaluation.choices import LETTERS, SUFFIX, context, guesses, option_lines
 from llava_teamlora.evaluation.metrics import mean_score
 from llava_teamlora.evaluation.reading import (
     data_folder,

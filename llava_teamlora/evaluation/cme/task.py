@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.metrics import grouped_mean
-from llava_teamlora.evaluation.reading import data_folder
+from llava_teamlora.evaluation.reading import data_folder, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Scores, Verdict
 
 
@@ -106,32 +106,39 @@ class TextTask(Benchmark):
         """The question as evaluation asks it."""
         return f"{self.instruction}\n{item.input}" if self.instruction else item.input
 
+    def candidates(self, item: Item) -> tuple[str, ...]:
+        """See ``Sample.candidates``."""
+        return ()
+
     def load(self, data_root: Path | None = None) -> list[Sample]:
-        """See ``Benchmark.load``. A key is the file's prefix and the row's key."""
+        """See ``Benchmark.load``. A key is the file's prefix and the row's key; ``#2`` where another row has it too."""
         folder = data_folder(data_root, self.folder)
-        return [
-            Sample(
-                key=f"{source.prefix}/{item.key}",
-                question_id=item.key,
-                prompt=self.prompt(item),
-                targets=item.answers,
-                group=item.group,
-                cluster=item.cluster,
-                choices=item.choices,
-                metadata=item.metadata,
-            )
-            for source in self.tests
-            for path in self._files(source, folder)
-            for item in self.items(path, source.group)
-        ]
+        samples: dict[str, Sample] = {}
+        for source in self.tests:
+            for path in self._files(source, folder):
+                for item in self.items(path, source.group):
+                    sample = _told_apart(self._sample(f"{source.prefix}/{item.key}", item), samples, item, source)
+                    samples[sample.key] = sample
+        return list(samples.values())
+
+    def _sample(self, key: str, item: Item) -> Sample:
+        return Sample(
+            key=key,
+            question_id=item.key,
+            prompt=self.prompt(item),
+            targets=item.answers,
+            group=item.group,
+            cluster=item.cluster,
+            choices=item.choices,
+            candidates=self.candidates(item),
+            metadata=item.metadata,
+        )
 
     def _files(self, source: Source, folder: Path) -> list[Path]:
         if found := source.find(folder):
             return found
-        raise UserError(
-            f"{folder / source.paths[0]}: no such file ({source.what}; from {source.origin}); "
-            f"llava-teamlora evaluate check {self.name} lists what is read"
-        )
+        others = f", nor {' or '.join(source.paths[1:])} there" if source.paths[1:] else ""
+        raise UserError(f"{folder / source.paths[0]}: no such file{others} ({source.what}; from {source.origin})")
 
     def needs(self, data_root: Path | None = None) -> list[Need]:
         """See ``Benchmark.needs``: of every file the edition that is there, else the first that is read."""
@@ -151,3 +158,29 @@ class TextTask(Benchmark):
             return {}
         common = Counter(sample.targets[0] for sample in samples).most_common(1)[0][0]
         return {"majority": Baseline(f"always {common!r}", {sample.key: common for sample in samples})}
+
+
+def take_words(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A field's text without white space around it, of which something must be left.
+
+    Raises:
+        UserError: absent, no text, or empty.
+    """
+    if words := take(row, field, str, where).strip():
+        return words
+    raise UserError(f"{where}: {field!r} is empty; is the file whole, and of the edition that was meant?")
+
+
+def _told_apart(sample: Sample, earlier: Mapping[str, Sample], item: Item, source: Source) -> Sample:
+    """The sample, its key numbered where another row has it: shards of one file may each count from 0.
+
+    Raises:
+        UserError: it is that row once more.
+    """
+    key, count = sample.key, 1
+    while key in earlier:
+        if earlier[key].prompt == sample.prompt:
+            raise UserError(f"{item.where}: {item.key!r} stands twice in {source.what}; get it anew")
+        count += 1
+        key = f"{sample.key}#{count}"
+    return sample if count == 1 else replace(sample, key=key)

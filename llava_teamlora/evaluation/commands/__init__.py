@@ -12,6 +12,7 @@ from llava_teamlora.evaluation.commands import (
     export,
     grade,
     listing,
+    lm_eval,
     predict,
     record,
     report,
@@ -43,5 +44,5 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (listing, check, build, predict, grade, score, export, record, report, view, compare):
+    for module in (listing, check, build, predict, lm_eval, grade, score, export, record, report, view, compare):
         module.add(commands)

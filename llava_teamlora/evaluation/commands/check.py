@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("benchmarks", nargs="*", metavar="BENCH", help="names of benchmarks (default: all)")
+    add("benchmarks", nargs="*", metavar="BENCH", help="names, or cme for its eleven tasks (default: all)")
     add("--data_root", type=Path, metavar="DIR", help="folder of the benchmarks (default: playground/data/eval)")
     add("--json", action="store_true", help="for programs")
     parser.set_defaults(run=_check)
@@ -42,10 +42,10 @@ def add(commands: Any) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     import json
 
-    from llava_teamlora.evaluation.benchmarks import BENCHMARKS, get_benchmark
+    from llava_teamlora.evaluation.benchmarks import BENCHMARKS, get_benchmark, spelled_out
     from llava_teamlora.evaluation.checking import check
 
-    benchmarks = [get_benchmark(name) for name in arguments.benchmarks or BENCHMARKS]
+    benchmarks = [get_benchmark(name) for name in spelled_out(arguments.benchmarks or BENCHMARKS)]
     found = []
     for benchmark in benchmarks:
         found.append(check(benchmark, arguments.data_root))

@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     add("--device", help="with --judge_path: torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="with --judge_path: float32, bfloat16 or float16")
     add("--bits", type=int, choices=(16, 8, 4), help="with --judge_path: of the language model")
-    add("--version", default="v1", metavar="NAME", help="with --judge_path, of a base: its conversation template")
+    add("--version", metavar="NAME", help="with --judge_path, of a base: its conversation template (default: v1)")
     add("--judge_prompt", type=Path, metavar="FILE", help="the official tool's prompt; see above")
     add("--judge_tokens", type=int, metavar="N", help="longest reply (default: the official tool's; 3 or 1024)")
     add("--runs", type=int, default=1, metavar="N", help="gradings of each answer (default: 1; MM-Vet's paper: 5)")

@@ -29,6 +29,7 @@ examples:
   llava-teamlora evaluate run mme pope --model runs/my-run
   llava-teamlora evaluate run all --model liuhaotian/llava-v1.5-7b --mode paper --out runs/llava
   torchrun --nproc_per_node 8 -m llava_teamlora.cli evaluate run all --model runs/my-run      eight GPUs
+  llava-teamlora evaluate run arc mmlu --model models/Llama-2-7b-hf --version cme
   llava-teamlora evaluate run seed --model runs/my-run --answer_by likelihood --out runs/seed-ranked
   llava-teamlora evaluate run pope --endpoint http://localhost:8000/v1 --concurrency 32
 Killed or interrupted, the same command goes on where it stopped, also with another number of processes.
@@ -57,7 +58,8 @@ def add(commands: Any) -> None:
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("benchmarks", nargs="+", metavar="BENCH", help="names (llava-teamlora evaluate list), or all")
+    add("benchmarks", nargs="+", metavar="BENCH", help="names (llava-teamlora evaluate list), cme for its eleven "
+        "tasks, or all")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="folder; of several benchmarks, with one folder each in it "
         "(default: RUN/evaluation/BENCH; runs/base-evaluation/… or runs/endpoint-evaluation/…)")  # fmt: skip
     add("--data_root", type=Path, metavar="DIR", help="folder of the benchmarks (default: playground/data/eval)")
@@ -70,6 +72,8 @@ def _add_model(group: Any) -> None:
     add("--model", metavar="PATH", help="a run folder, one of its checkpoints, an original LLaVA, or an untuned base")
     add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
     add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
+    add("--version", metavar="NAME", help="conversation template of an untuned base, as v1, cme for CME's tasks, chat "
+        "for its own chat template (default: v1; a run folder names its own)")  # fmt: skip
     add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
     add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")

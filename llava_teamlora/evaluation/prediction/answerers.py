@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from llava_teamlora.generation import Decoding, Query
 
 
+_LIKELIHOOD = "mean per token of each option's text, its end included; of a task's few answers the sum"
+
+
 class ModelAnswerer:
     """A loaded model that writes its answers.
 
@@ -136,18 +139,22 @@ class LikelihoodAnswerer(ModelAnswerer):
 
     Source: SEED-Bench's answer ranking. The text of each option (not its letter) is put in the answer's place; the
     highest mean log-likelihood a token wins, the first of equals. The answer is its letter.
+
+    Where ``Sample.candidates`` names the few answers that there are, labels or letters of CME's tasks, they are put
+    there, after the whole prompt. The likeliest wins, by the sum over its tokens: that is how likely the model is to
+    write just that, and a mean would favour a label for its many tokens.
     """
 
     # Differs from SEED-Bench-2's LLaVA interface: it takes the mean over one token too many, in front of the option.
 
     def decoding(self, decoding: Decoding) -> Mapping[str, Any]:
         """See :class:`Answerer`."""
-        return {"answer_by": "likelihood", "likelihood": "mean per token of each option's text, its end included"}
+        return {"answer_by": "likelihood", "likelihood": _LIKELIHOOD}
 
     def check(self, samples: Sequence[Sample]) -> None:
         """See :class:`Answerer`."""
         super().check(samples)
-        open_ended = [sample.key for sample in samples if len(sample.choices) < 2]
+        open_ended = [sample.key for sample in samples if len(_options(sample)) < 2]
         if open_ended:
             raise UserError(
                 f"--answer_by likelihood chooses among options, but {len(open_ended)} of {len(samples)} questions "
@@ -155,25 +162,32 @@ class LikelihoodAnswerer(ModelAnswerer):
             )
 
     def question(self, sample: Sample) -> str:
-        """Without options and instructions, where the benchmark knows it."""
-        return str(sample.metadata.get("question", sample.prompt))
+        """Without options and instructions, where the benchmark knows it and they are not asked for."""
+        return sample.prompt if sample.candidates else str(sample.metadata.get("question", sample.prompt))
 
     def read(self, sample: Sample, query: Query) -> None:
         """See :class:`ModelAnswerer`; with each option."""
         super().read(sample, query)
-        for option in sample.choices:
+        for option in _options(sample):
             self.generator.encode(query, option)
 
     def _answers(self, batch: Sequence[Sample], queries: list[Query], decoding: Decoding) -> list[Response]:
-        found = self.generator.log_likelihoods(queries, [sample.choices for sample in batch])
+        found = self.generator.log_likelihoods(queries, [_options(sample) for sample in batch])
         answers = []
         for sample, options in zip(batch, found, strict=True):
-            best = max(range(len(options)), key=lambda number: options[number].per_token)
+            weights = [option.total if sample.candidates else option.per_token for option in options]
+            best = max(range(len(options)), key=weights.__getitem__)
             likely = [{"sum": round(option.total, 4), "tokens": option.tokens} for option in options]
             asked = {} if self.question(sample) == sample.prompt else {"asked": self.question(sample)}
             metadata = {**asked, "log_likelihoods": likely}
-            answers.append(Response(sample, chr(ord("A") + best), metadata=metadata))
+            answer = sample.candidates[best] if sample.candidates else chr(ord("A") + best)
+            answers.append(Response(sample, answer, metadata=metadata))
         return answers
+
+
+def _options(sample: Sample) -> tuple[str, ...]:
+    """What is ranked: the answers that there are, or the options' texts."""
+    return sample.candidates or sample.choices
 
 
 def _unless_error(picture: Any) -> Any:

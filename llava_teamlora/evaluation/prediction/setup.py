@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.benchmarks import BENCHMARKS, get_benchmark
+from llava_teamlora.evaluation.benchmarks import BENCHMARKS, SETS, get_benchmark, spelled_out
 from llava_teamlora.evaluation.prediction.answerers import LikelihoodAnswerer, ModelAnswerer
 from llava_teamlora.evaluation.prediction.asking import EndpointAnswerer
 from llava_teamlora.evaluation.prediction.manifest import check_earlier
@@ -21,7 +21,7 @@ from llava_teamlora.evaluation.prediction.responses import Answerer
 ALL = "all"
 _OF_A_MODEL = (
     "model", "model_base", "vision_tower", "device", "dtype", "bits", "attn_implementation", "batch_size", "mode",
-    "answer_by",
+    "answer_by", "version",
 )  # fmt: skip
 _OF_AN_ENDPOINT = ("endpoint_model", "concurrency", "api_key_file")
 
@@ -86,6 +86,7 @@ def _load_model(arguments: argparse.Namespace, processes: Processes) -> Answerer
         model_base=arguments.model_base,
         vision_tower=arguments.vision_tower,
         bits=arguments.bits,
+        version=arguments.version,
     )
     return LikelihoodAnswerer(loaded) if arguments.answer_by == "likelihood" else ModelAnswerer(loaded)
 
@@ -121,8 +122,8 @@ def make_jobs(arguments: argparse.Namespace, folder: Path, processes: Processes)
         for name, reason in missing.items() if processes.first else ():
             print(f"not there: {name}: {reason}", file=sys.stderr)
     else:
-        names = list(dict.fromkeys(arguments.benchmarks))
-    several = len(arguments.benchmarks) > 1 or arguments.benchmarks == [ALL]
+        names = spelled_out(arguments.benchmarks)
+    several = len(arguments.benchmarks) > 1 or arguments.benchmarks[0] in (ALL, *SETS)
     jobs, broken = [], {}
     for name in names:
         out = folder / name if arguments.out is None else arguments.out / name if several else arguments.out

@@ -1,6 +1,6 @@
 """Multiple choice: how options are asked, how an answer becomes a letter, and answers that need no model.
 
-Shared by MMBench, SEED-Bench and ScienceQA. Each of the three has an official parse of its own; the one that reads
+Shared by MMBench, SEED-Bench and ScienceQA, each of which has an official parse of its own, and CME. The one that reads
 more than a bare letter, :func:`infer_letter`, is here, for it stands for a page of rules. It follows VLMEvalKit, which
 scores MMBench: ``can_infer`` in ``vlmeval/utils/matching_util.py`` (commit e8e78f0), the step before any judge model.
 """
