@@ -17,6 +17,7 @@ from typing import Any
 from quality_cell import UNTUNED, Cell, Settings, data_folder, rate
 from quality_tasks import TASKS, floors
 
+from llava_teamlora.evaluation.metrics import t_quantile
 from llava_teamlora.files import write_atomically
 
 REFERENCE = "lora"
@@ -71,35 +72,6 @@ def _best(out: Path, settings: Settings, method: str, tried: tuple[int, ...]) ->
             means[index] = fmean(found)
     best = min(means, key=lambda index: (-means[index], index)) if means else None
     return Choice(tried, means, best, settled, best in (min(tried), max(tried)))
-
-
-def t_cdf_two_sided(t: float, df: int) -> float:
-    """P(|T| <= t) of Student's t with a whole number of degrees of freedom (Abramowitz and Stegun 26.7.3, 26.7.4)."""
-    angle = math.atan2(t, math.sqrt(df))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = df % 2
-    term = cosine if odd else 1.0
-    total = term if df > 1 else 0.0
-    for j in range(2 + odd, df - 1, 2):
-        term *= cosine * cosine * (j - 1) / j
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def t_quantile(confidence: float, df: int) -> float:
-    """The t with P(|T| <= t) = confidence.
-
-    Args:
-        confidence: in (0, 1).
-        df: degrees of freedom, at least 1.
-    """
-    low, high = 0.0, 1.0
-    while t_cdf_two_sided(high, df) < confidence:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_cdf_two_sided(middle, df) < confidence else (low, middle)
-    return high
 
 
 @dataclass(frozen=True)

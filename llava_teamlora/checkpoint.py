@@ -20,7 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from llava_teamlora.constants import PROJECTOR
 from llava_teamlora.data.dataset import VisionFormat
 from llava_teamlora.data.images import check_aspect_ratio
-from llava_teamlora.data.templates import Template, get_template
+from llava_teamlora.data.segments import Template
+from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.build import Base, BaseSpec, load_base
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
@@ -37,6 +38,8 @@ from llava_teamlora.run_card import (
 from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
 
 _PROMPT = "prompt_embeddings"
+BASE_VERSION = "v1"
+"""The template of an untuned base, where none is named."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     attn_implementation: str = "auto",
-    version: str = "v1",
+    version: str | None = None,
     image_aspect_ratio: str | None = None,
     model_base: str | None = None,
     vision_tower: str | None = None,
@@ -79,27 +82,29 @@ def load_model(
         device: torch device; None takes the accelerator if there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None is half precision on an accelerator, else float32.
         attn_implementation: see ``models.build.resolve_attention``.
-        version: template, for a base only; a run folder names its own.
-        image_aspect_ratio: likewise; None is what the base's config says, else ``pad``.
+        version: template of a base, None is ``v1``; a run folder names its own, and another is refused.
+        image_aspect_ratio: of a base only; None is what the base's config says, else ``pad``.
         model_base: where a run folder's base lies now, if it has moved. Its content must be the same. Of an original
             LLaVA's LoRA or projector: what it belongs to.
         vision_tower: likewise of the tower, where the base was put together or is an original LLaVA.
         bits: of the language model: 16, 8 or 4; None is what the run was trained with, 16 for a base.
 
     Raises:
-        UserError: nothing usable there, or a base that is not the one the adapter was trained on.
+        UserError: nothing usable there, a base that is not the one the adapter was trained on, or another template.
     """
     path = Path(path)
     device = device or _default_device()
     torch_dtype = parse_dtype(dtype, device)
     place = _Place(torch_dtype, attn_implementation, device, bits)
+    if version is not None:
+        get_template(version)  # refuses an unknown one before anything is loaded
     if (path / RUN_FILE).is_file():
-        loaded = _load_run(path, place, model_base, vision_tower)
+        loaded = _load_run(path, place, model_base, vision_tower, version)
     elif (path / "adapter_config.json").is_file() and find_original(str(path)) is None:
         raise UserError(f"{path}: holds an adapter but no {RUN_FILE}; use the whole run folder")
     else:
         spec = BaseSpec(str(path), vision_tower, model_base=model_base)
-        loaded = _load_plain_base(spec, place, version, image_aspect_ratio)
+        loaded = _load_plain_base(spec, place, version or BASE_VERSION, image_aspect_ratio)
     try:
         model = loaded.model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -134,8 +139,12 @@ class _Place:
         return spec, load_base(spec, self.dtype, self.attention, self.device)
 
 
-def _load_run(path: Path, place: _Place, model_base: str | None, vision_tower: str | None) -> Loaded:
+def _load_run(
+    path: Path, place: _Place, model_base: str | None, vision_tower: str | None, version: str | None
+) -> Loaded:
     card = read_run_card(path)
+    if version is not None and get_template(version) != get_template(card.version):
+        raise UserError(f"{path}: was trained with --version {card.version}, not {version}; drop --version")
     if card.method == FULL_FINETUNING:
         spec, found = _whole_model(path, model_base or vision_tower)
         spec, base = place.load(spec)
@@ -146,6 +155,7 @@ def _load_run(path: Path, place: _Place, model_base: str | None, vision_tower: s
         model, weights = _with_adapter(base, path), file_sha256(path / ADAPTER_FILE)
     tokenizer = AutoTokenizer.from_pretrained(path)
     config: Any = base.model.config
+    base = replace(base, tokenizer=tokenizer)
     if base.image_processor is not None:
         base = replace(base, image_processor=load_image_processor(str(path), config.vision_config))
     manifest = {
@@ -263,7 +273,6 @@ def _with_adapter(base: Base, path: Path) -> Any:
 
 
 def _load_plain_base(spec: BaseSpec, place: _Place, version: str, asked: str | None) -> Loaded:
-    get_template(version)  # refuses an unknown one before anything is loaded
     check_aspect_ratio(asked or "pad")
     spec, base = place.load(spec)
     aspect_ratio = asked or getattr(base.model.config, "image_aspect_ratio", "pad")

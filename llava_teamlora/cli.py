@@ -24,10 +24,12 @@ _FIRST_SPEAKS_S = 10.0
 
 def _parser() -> argparse.ArgumentParser:
     from llava_teamlora.analysis import commands as analysis
+    from llava_teamlora.cme import commands as cme
     from llava_teamlora.conversion import commands as conversion
     from llava_teamlora.doctor import commands as doctor
     from llava_teamlora.evaluation import commands as evaluation
     from llava_teamlora.serving import terminal
+    from llava_teamlora.sweep import commands as sweep
     from llava_teamlora.training import data_command
 
     parser = argparse.ArgumentParser(
@@ -41,9 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     subparsers.add_parser("train", help="fine-tune a LLaVA (see llava-teamlora train --help)", add_help=False)
     data_command.add_parser(subparsers)
     evaluation.add_parser(subparsers)
+    cme.add_parser(subparsers)
     terminal.add_parser(subparsers)
     analysis.add_parser(subparsers)
     conversion.add_parser(subparsers)
+    sweep.add_parser(subparsers)
     doctor.add_parser(subparsers)
     return parser
 

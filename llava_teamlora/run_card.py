@@ -1,4 +1,4 @@
-"""``run.yaml``: what a run folder is and how it came to be, written and read."""
+"""``run.yaml``: what a run folder is and how it came to be, written and read. Reading it imports no torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from llava_teamlora import __version__
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import write_atomically
-from llava_teamlora.models.build import BaseSpec
+from llava_teamlora.models.spec import BaseSpec
 
 RUN_FILE = "run.yaml"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -54,6 +53,7 @@ def library_versions() -> dict[str, str]:
     """Versions of Python, this package (with its commit, in a checkout) and the libraries that matter."""
     import accelerate
     import peft
+    import torch
     import transformers
 
     found = {

@@ -34,7 +34,7 @@ prepare() {
     exit
   fi
   METHOD=${METHOD:-teamlora} MODEL=${MODEL:-} VISION_TOWER=${VISION_TOWER:-} PROJECTOR=${PROJECTOR:-}
-  DATA=${DATA:-} IMAGES=${IMAGES:-} OUT=${OUT:-} SEED=${SEED:-0} SHOW=${SHOW:-}
+  DATA=${DATA:-} IMAGES=${IMAGES:-} OUT=${OUT:-} SEED=${SEED:-0} SHOW=${SHOW:-} VERSION=${VERSION:-}
   GPUS=${GPUS:-} BATCH=${BATCH:-} GLOBAL_BATCH=${GLOBAL_BATCH:-} ACCUM=${ACCUM:-} ZERO=${ZERO:-} LAUNCHER=${LAUNCHER:-}
   NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-} MASTER_PORT=${MASTER_PORT:-29500}
   HOSTFILE=${HOSTFILE:-}
@@ -51,7 +51,7 @@ prepare() {
 }
 
 # Further arguments win; these decide what is done here too.
-# shellcheck disable=SC2034  # the embedded chain reads BASE
+# shellcheck disable=SC2034  # the embedded chains read BASE and VERSION
 _further() {
   local word previous=""
   BASE="" STOPS=${SHOW:+1} RANK_SAID="" ZERO_SAID=""
@@ -60,13 +60,14 @@ _further() {
       --output_dir) OUT=$word ;;
       --method) METHOD=$word ;;
       --model_name_or_path) BASE=$word ;;
+      --version) VERSION=$word ;;
       --dry_run) [[ $word != [Tt]rue ]] || STOPS=1 ;;
     esac
     previous=${word//-/_} previous=--${previous#__} # both spellings of a flag
     case ${previous%%=*} in
       --r | --match_params) RANK_SAID=1 ;;
       --deepspeed) ZERO_SAID=1 ;;
-      --output_dir | --method | --model_name_or_path | --dry_run)
+      --output_dir | --method | --model_name_or_path | --version | --dry_run)
         [[ $previous != *=* ]] || refuse "write ${word%%=*} VALUE, not ${word%%=*}=VALUE"
         ;;
     esac
@@ -83,14 +84,15 @@ choose_method() {
   esac
 }
 
-# Install what is missing, then settle processes, launcher and ZeRO (the stage that several GPUs get: $1).
+# Install what is missing (extra $2), then settle processes, launcher and ZeRO (the stage that several GPUs get: $1).
 choose_machine() {
-  local stage=$1 extra=""
+  local stage=$1 extra=${2:-} deepspeed=""
   if [[ -n $SHOW && -n $DATA && -n $GPUS ]]; then # the command for a machine that has these GPUs, whatever is here
     CUDA=$GPUS
   else
-    [[ $LAUNCHER != deepspeed && -z $HOSTFILE && -z ${ZERO#0} && -z $ZERO_SAID ]] || extra=train
-    ensure_environment "$extra"
+    [[ $LAUNCHER != deepspeed && -z $HOSTFILE && -z ${ZERO#0} && -z $ZERO_SAID ]] || deepspeed=train
+    ensure_environment "${extra:-$deepspeed}"
+    [[ -z $extra || -z $deepspeed ]] || ensure_environment "$deepspeed"
     CUDA=$(python -c 'import torch; print(torch.cuda.device_count())')
   fi
   SECONDS=0 # what follows is counted; the installation is not
@@ -175,21 +177,27 @@ launch() {
   fi
 }
 
-# Train on DATA with LLaVA-1.5's settings: those of all its scripts here, those of one as further arguments.
-train_llava() {
-  local flags=(
+# What training on DATA has in common whatever the model, into the array FLAGS.
+choose_flags() {
+  FLAGS=(
     --model_name_or_path "$MODEL" --data_path "$DATA" --output_dir "$OUT" "${METHOD_FLAGS[@]}"
     --model_max_length 2048 --num_train_epochs 1
     --per_device_train_batch_size "$BATCH" --gradient_accumulation_steps "$ACCUM"
     --weight_decay 0 --warmup_steps 0.03 --lr_scheduler_type cosine
     --gradient_checkpointing True --logging_steps 1 --save_steps 500 --save_total_limit 1
   )
+  ((CUDA == 0)) || FLAGS+=(--bf16 True --tf32 True --dataloader_num_workers 4)
+}
+
+# Train on DATA with LLaVA-1.5's settings: those of all its scripts here, those of one as further arguments.
+train_llava() {
+  choose_flags
+  local flags=("${FLAGS[@]}")
   [[ -z $VISION_TOWER ]] || flags+=(
     --vision_tower "$VISION_TOWER" --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2
   )
   [[ -z $PROJECTOR || $PROJECTOR == none ]] || flags+=(--pretrain_mm_mlp_adapter "$PROJECTOR")
   [[ -z $IMAGES ]] || flags+=(--image_folder "$IMAGES")
-  ((CUDA == 0)) || flags+=(--bf16 True --tf32 True --dataloader_num_workers 4)
   launch "${flags[@]}" "$@"
   [[ -z $STOPS ]] && ((NODE_RANK == 0)) || return 0
   python "$ROOT/scripts/finetune_summary.py" "$OUT" --total_seconds "$SECONDS"

@@ -24,6 +24,7 @@ LLAVAS = {
     "vqav2": "vqav2",
 }  # fmt: skip
 SCRIPTS = {**LLAVAS, "easy_vqa": "easy_vqa"}
+ELEVEN = ["tldr", "imdb", "anli", "qqp", "rte", "winogrande", "arc", "webqa", "nq", "triviaqa", "mmlu"]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -54,10 +55,10 @@ def value(words: list[str], flag: str) -> str:
 
 
 def test_llavas_scripts_have_their_counterparts() -> None:
-    assert {path.stem for path in EVAL.glob("*.sh")} == SCRIPTS.keys() | {"all", "common"}
+    assert {path.stem for path in EVAL.glob("*.sh")} == SCRIPTS.keys() | {"all", "cme", "common"}
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "all"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "all", "cme"])
 def test_help_teaches(name: str) -> None:
     result = script(f"{name}.sh", "--help")
     assert result.returncode == 0 and f"bash eval/{name}.sh" in result.stdout and "DATA_ROOT" in result.stdout
@@ -115,6 +116,12 @@ def test_with_nothing_set_the_embedded_model_answers_fixtures_and_says_so() -> N
         ({"MODE": "exact"}, [], "MODE=exact is neither fast nor paper"),
         ({"DATA_ROOT": "."}, [], "DATA_ROOT is set, so MODEL (or ENDPOINT) is needed too"),
         ({"MODEL_BASE": "b"}, [], "MODEL_BASE is set, so MODEL is needed too"),
+        ({"VERSION": "cme"}, [], "VERSION is set, so MODEL is needed too"),
+        (
+            {"VERSION": "cme", "MODEL": "m", "ENDPOINT": "u"},
+            [],
+            "VERSION=cme: with ENDPOINT the server puts the prompt",
+        ),
         ({"MODEL": "m", "DATA_ROOT": "/nowhere"}, [], "DATA_ROOT=/nowhere: no such folder"),
         ({"ENDPOINT": "http://x", "GPUS": "2"}, [], "GPUS=2: with ENDPOINT nothing runs on this machine's GPUs"),
         ({}, ["--out=x"], "write --out VALUE, not --out=VALUE"),
@@ -134,6 +141,17 @@ def test_all_checks_runs_and_reports() -> None:
     assert sorted(shown("all.sh", MODEL="m")[0][3:]) == sorted(LLAVAS.values())
     result = script("all.sh", "--out", "x", SHOW="1")
     assert result.returncode == 1 and "name the folder with OUT=DIR" in result.stderr
+
+
+def test_cme_is_all_of_eleven_text_tasks() -> None:
+    check, run, report = shown("cme.sh", "--limit", "3", MODEL="m", OUT="o", VERSION="cme")
+    assert check == ["llava-teamlora", "evaluate", "check", *ELEVEN]
+    flags = ["--out", "o", "--model", "m", "--version", "cme", "--limit", "3"]
+    assert run == ["llava-teamlora", "evaluate", "run", *ELEVEN, *flags]
+    assert report == ["llava-teamlora", "evaluate", "report", "o"]
+    _, run = shown("cme.sh", BENCHMARKS="nq arc")
+    assert run[3:5] == ["nq", "arc"] and value(run, "--version") == "cme"
+    assert value(run, "--model") == "playground/tiny_text" and value(run, "--data_root") == "eval/fixtures"
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -172,6 +190,18 @@ def test_all_on_the_fixtures(tmp_path: Path) -> None:
             total = json.loads((tmp_path / name / "scores.json").read_text())["total"]
             assert end["value"] == pytest.approx(total["value"] * end["maximum"], abs=1e-4)
     assert summary["benchmarks"]["mme"]["maximum"] == 2000 and summary["average"] is None
+
+
+def test_cme_on_the_fixtures(tmp_path: Path) -> None:
+    """With nothing set: eleven scores, and no average missing."""
+    result = script("cme.sh", OUT=str(tmp_path))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "playground/tiny_text over eval/fixtures" in result.stderr
+    summary = last_line(result)
+    assert list(summary["benchmarks"]) == ELEVEN
+    assert {end["state"] for end in summary["benchmarks"].values()} == {"scored"}
+    mean = sum(end["value"] for end in summary["benchmarks"].values()) / len(ELEVEN)
+    assert summary["average"] == pytest.approx(mean, abs=1e-3)
 
 
 def test_what_is_missing_is_named_and_what_fails_fails_alone(tmp_path: Path) -> None:

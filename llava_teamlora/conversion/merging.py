@@ -23,9 +23,9 @@ from llava_teamlora.conversion.tokenizer_files import copy_sentencepiece, tokeni
 from llava_teamlora.errors import UserError
 from llava_teamlora.files import new_folder, refuse_used_folder
 from llava_teamlora.generation.loading import load_quietly, no_progress_bars
-from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.fingerprint import file_sha256
 from llava_teamlora.models.original import stored_dtype
+from llava_teamlora.models.spec import BaseSpec
 from llava_teamlora.models.vision import tower_kind
 from llava_teamlora.run_card import FULL_FINETUNING, read_run_card
 from llava_teamlora.tuners.low_rank.config import LowRankConfig

@@ -9,8 +9,8 @@ from typing import Any
 
 from llava_teamlora.constants import IMAGE_TOKEN
 from llava_teamlora.errors import UserError
-from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.original import folder_of, seen_through
+from llava_teamlora.models.spec import BaseSpec
 
 SENTENCEPIECE = "tokenizer.model"
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from llava_teamlora.data.features import FeatureStore
 from llava_teamlora.data.images import load_image, prepare_image
 from llava_teamlora.data.records import Record
-from llava_teamlora.data.templates import Template
-from llava_teamlora.data.tokenize import Encoded, encode, expand_images, truncate
+from llava_teamlora.data.segments import Template
+from llava_teamlora.data.tokenize import Encoded, encode_turns, expand_images, truncate
 from llava_teamlora.errors import UserError
 
 
@@ -114,10 +114,9 @@ class ConversationDataset(Dataset):
         """Ids and labels of one record, pictures expanded, however long."""
         record = self.records[index]
         try:
-            segments = self.template.segments(record.turns)
+            encoded = encode_turns(self.template, record.turns, self.tokenizer)
         except UserError as error:
             raise UserError(f"{record.where}: {error}") from error
-        encoded = encode(segments, self.tokenizer)
         if encoded.images != len(record.images):
             raise UserError(f"{record.where}: {encoded.images} picture places for {len(record.images)} pictures")
         if self.vision is None:

@@ -186,12 +186,14 @@ def _parse_instruction(row: dict[str, Any], here: str) -> list[Turn]:
     """A question (the instruction, with the input in the lines below it where there is one) and its answer."""
     if "conversations" in row:
         raise UserError(f"{here}: has both 'instruction' and 'conversations'; keep one of them")
-    for field, text in (("instruction", row["instruction"]), ("output", row.get("output"))):
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{here}: {field!r} must be a text with words, found {text!r}")
     given = row.get("input")
     if not isinstance(given, (str, type(None))):
         raise UserError(f"{here}: 'input' must be a text, or be left out, found {given!r}")
+    for field, text in (("instruction", row["instruction"]), ("output", row.get("output"))):
+        # The authors' example has an instruction without words above an input with them.
+        wordless = not isinstance(text, str) or not (text.strip() or (field == "instruction" and (given or "").strip()))
+        if wordless:
+            raise UserError(f"{here}: {field!r} must be a text with words, found {text!r}")
     question = f"{row['instruction']}\n{given}" if given else row["instruction"]
     return [Turn("human", question), Turn("gpt", row["output"])]
 

@@ -1,9 +1,8 @@
-"""Conversations -> text segments that know whether they are trained on.
+"""The conversation templates by name.
 
-In: a record's turns. Out: a list of :class:`Segment`; their texts joined are the prompt, and those with
-``trained=True`` are what carries a loss: the answers with what ends them, in ``v0`` and ``llava_llama_3`` also the
-marks of the turns, as where they come from. Masks follow from the segments by construction; nothing is recovered by
-splitting rendered text.
+In: a name of ``--version``. Out: a :class:`Template`. What carries a loss are the answers with what ends them, in
+``v0`` and ``llava_llama_3`` also the marks of the turns, as where they come from. Two follow the model's tokenizer, to
+which ``Template.for_tokenizer`` fits any of them: ``cme`` takes its end, ``chat`` all of its own chat template.
 
 Source: LLaVA ``conversation.py`` and the ``preprocess_*`` functions of its ``train.py``; for ``llava_llama_3`` those of
 LLaVA-NeXT. Differs from them where theirs go wrong (tests/data/test_golden_ids.py names every case):
@@ -16,106 +15,21 @@ LLaVA-NeXT. Differs from them where theirs go wrong (tests/data/test_golden_ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llava_teamlora.constants import IMAGE_TOKEN, IMAGE_WRAPPED
-from llava_teamlora.data.records import Turn
+from llava_teamlora.data.chat import Chat
+from llava_teamlora.data.segments import OwnEnd, Plain, Segment, Template, given, trained
 from llava_teamlora.errors import UserError, nearest
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of prompt text. ``IMAGE_TOKEN`` inside it stands for one picture."""
-
-    text: str
-    trained: bool
-
-
-def _given(text: str) -> Segment:
-    return Segment(text, trained=False)
-
-
-def _trained(text: str) -> Segment:
-    return Segment(text, trained=True)
-
-
-@dataclass(frozen=True)
-class Template:
-    """How turns become text. In ``human`` and ``gpt`` the turn's text stands for ``{}``.
-
-    Attributes:
-        name: the template's first name in TEMPLATES.
-        opening: before everything, the system prompt in it.
-        human: a question, and what asks for its answer.
-        gpt: an answer, and what ends it.
-        between: before every question but the first.
-        closing: after the last answer.
-        end: the token that ends an answer; None if none does.
-        stop: the text that ends an answer where no token does.
-        image: how one picture stands in a question.
-        trim: whether white space around a turn's text is dropped.
-    """
-
-    name: str
-    opening: tuple[Segment, ...]
-    human: tuple[Segment, ...]
-    gpt: tuple[Segment, ...]
-    between: tuple[Segment, ...] = ()
-    closing: tuple[Segment, ...] = ()
-    end: str | None = None
-    stop: str | None = None
-    image: str = IMAGE_TOKEN
-    trim: bool = False
-
-    def segments(self, turns: Sequence[Turn]) -> list[Segment]:
-        """Segments of a whole conversation, or of a prompt when the last turn is the human's.
-
-        Args:
-            turns: human, gpt, human, …; ``IMAGE_TOKEN`` in a question is a picture's place.
-
-        Raises:
-            UserError: turns that the template has no form for.
-        """
-        pieces = [*self.opening]
-        for position, turn in enumerate(turns):
-            if turn.role == "human":
-                pieces += self.between if position else ()
-                pieces += self._filled(self.human, turn.text.replace(IMAGE_TOKEN, self.image))
-            else:
-                pieces += self._filled(self.gpt, turn.text)
-        return [*pieces, *self.closing] if len(turns) and len(turns) % 2 == 0 else pieces
-
-    def _filled(self, pattern: tuple[Segment, ...], text: str) -> Iterator[Segment]:
-        for piece in pattern:
-            before, slot, after = piece.text.partition("{}")
-            filling = (text.strip() if self.trim else text) if slot else ""
-            yield Segment(before + filling + after, piece.trained)
-
-
-@dataclass(frozen=True)
-class Plain(Template):
-    """For projector pre-training: picture, caption, newline. The human's text is discarded."""
-
-    def segments(self, turns: Sequence[Turn]) -> list[Segment]:
-        """See :meth:`Template.segments`.
-
-        Raises:
-            UserError: not one picture, or not one human and at most one gpt turn.
-        """
-        if not 1 <= len(turns) <= 2 or turns[0].text.count(IMAGE_TOKEN) != 1:
-            raise UserError(f"--version {self.name} takes one picture, one human turn and one caption a record")
-        # The bare picture also where the others wrap it: LLaVA's preprocess_plain drops <im_start> and <im_end>.
-        return [_given(IMAGE_TOKEN), *self._filled(self.gpt, turns[-1].text if len(turns) == 2 else "")][: len(turns)]
 
 
 def _vicuna(name: str, system: str, image: str = IMAGE_TOKEN) -> Template:
     """No space after ``</s>``."""
     return Template(
         name,
-        opening=(_given(system + " "),),
-        human=(_given("USER: {} ASSISTANT:"),),
-        gpt=(_trained(" {}</s>"),),
+        opening=(given(system + " "),),
+        human=(given("USER: {} ASSISTANT:"),),
+        gpt=(trained(" {}</s>"),),
         end="</s>",
         image=image,
     )
@@ -125,10 +39,10 @@ def _alpaca(name: str, system: str, image: str = IMAGE_TOKEN) -> Template:
     """``### ``, with no token for an end: the next turn's ``###`` is it, and trained on in front of questions too."""
     return Template(
         name,
-        opening=(_given(system + "\n\n"),),
-        human=(_trained("###"), _given(" Human: {}\n"), _trained("### Assistant:")),
-        gpt=(_trained(" {}\n"),),
-        closing=(_trained("### "),),
+        opening=(given(system + "\n\n"),),
+        human=(trained("###"), given(" Human: {}\n"), trained("### Assistant:")),
+        gpt=(trained(" {}\n"),),
+        closing=(trained("### "),),
         stop="###",
         image=image,
     )
@@ -138,10 +52,10 @@ def _llama_2(name: str, system: str, bos: str) -> Template:
     """``bos`` stands before every question; the first one's is the tokenizer's own."""
     return Template(
         name,
-        opening=(_given(f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "[INST] "),),
-        human=(_given("{} [/INST]"),),
-        gpt=(_trained(" {} </s>"),),
-        between=(_given(f"{bos}[INST] "),),
+        opening=(given(f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n" if system else "[INST] "),),
+        human=(given("{} [/INST]"),),
+        gpt=(trained(" {} </s>"),),
+        between=(given(f"{bos}[INST] "),),
         end="</s>",
     )
 
@@ -150,31 +64,31 @@ def _chatml(name: str, system: str) -> Template:
     """ChatML as LLaVA writes it: no newline after ``<|im_end|>``."""
     return Template(
         name,
-        opening=(_given(f"<|im_start|>system\n{system}<|im_end|>"),),
-        human=(_given("<|im_start|>user\n{}<|im_end|><|im_start|>assistant\n"),),
-        gpt=(_trained("{}<|im_end|>"),),
+        opening=(given(f"<|im_start|>system\n{system}<|im_end|>"),),
+        human=(given("<|im_start|>user\n{}<|im_end|><|im_start|>assistant\n"),),
+        gpt=(trained("{}<|im_end|>"),),
         end="<|im_end|>",
     )
 
 
 def _llama_3(name: str, system: str) -> Template:
     """The marks of all turns are trained on (all but the bos, whose label no position predicts), as in LLaVA-NeXT."""
-    start, stop, end = _trained("<|start_header_id|>"), _trained("<|end_header_id|>"), _trained("<|eot_id|>")
+    start, stop, end = trained("<|start_header_id|>"), trained("<|end_header_id|>"), trained("<|eot_id|>")
     return Template(
         name,
-        opening=(start, _given("system"), stop, _given(f"\n\n{system}"), end),
+        opening=(start, given("system"), stop, given(f"\n\n{system}"), end),
         human=(
             start,
-            _given("user"),
+            given("user"),
             stop,
-            _given("\n\n{}"),
+            given("\n\n{}"),
             end,
             start,
-            _trained("assistant"),
+            trained("assistant"),
             stop,
-            _trained("\n\n"),
+            trained("\n\n"),
         ),
-        gpt=(_trained("{}<|eot_id|>"),),
+        gpt=(trained("{}<|eot_id|>"),),
         end="<|eot_id|>",
         trim=True,
     )
@@ -201,12 +115,19 @@ _LLAMA_2 = (
 )
 _MPT = "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers."
 
-_CME = Template("cme", opening=(), human=(_given("{}</s>"),), gpt=(_trained("{}</s>"),), end="</s>")
-"""The text-only form of the CME example that TeamLoRA's authors published: nothing but texts and their ends."""
+_CME = OwnEnd(
+    "cme",
+    opening=(),
+    human=(Segment("{}</s>", trained=False, apart=True),),
+    gpt=(Segment("{}</s>", trained=True, apart=True),),
+    end="</s>",
+)
+"""The text-only form of the CME example that TeamLoRA's authors published: nothing but texts and their ends, each
+tokenized by itself as their build_dataset.py does, so that SentencePiece's space stands before an answer as well."""
 
 _V0 = _alpaca("v0", _HUMAN + _HELPFUL.format("human"))
 _V1 = _vicuna("v1", _USER + _HELPFUL.format("user"))
-_PLAIN = Plain("plain", opening=(), human=(), gpt=(_trained("{}\n"),), stop="\n")
+_PLAIN = Plain("plain", opening=(), human=(), gpt=(trained("{}\n"),), stop="\n")
 _MISTRAL = _llama_2("mistral_instruct", "", bos="")
 _CHATML = _chatml("chatml_direct", "Answer the questions.")
 _LLAMA_3 = _llama_3("llava_llama_3", _VISION)
@@ -232,8 +153,9 @@ TEMPLATES: dict[str, Template] = {
     "llama_3": _LLAMA_3,
     "llava_llama_3": _LLAMA_3,
     "cme": _CME,
+    "chat": Chat("chat", opening=(), human=(), gpt=(), bare=True),
 }
-"""Names for ``--version``: those of LLaVA, two of LLaVA-NeXT, our ``llama_3`` and ``cme``."""
+"""Names for ``--version``: those of LLaVA, two of LLaVA-NeXT, our ``llama_3``, ``cme`` and ``chat``."""
 
 
 def get_template(version: str, im_start_end: bool = False) -> Template:

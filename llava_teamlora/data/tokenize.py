@@ -1,20 +1,21 @@
 """Segments -> token ids and labels.
 
 In: a template's segments and a fast tokenizer. Out: :class:`Encoded`. As in LLaVA (``tokenizer_image_token``)
-the text is cut at the pictures and each chunk is tokenized as one string, with one bos in front of all. Labels
-come from the character offsets of the trained segments, so ids and labels cannot drift apart (LLaVA's
-"tokenization mismatch").
+the text is cut at the pictures (and where a segment stands apart) and each chunk is tokenized as one string, with one
+bos in front of all. Labels come from the character offsets of the trained segments, so ids and labels cannot drift
+apart (LLaVA's "tokenization mismatch").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from llava_teamlora.data.templates import Segment, Template
+from llava_teamlora.data.records import Turn
+from llava_teamlora.data.segments import Segment, Template
 from llava_teamlora.errors import UserError
 
 
@@ -36,12 +37,22 @@ class Encoded:
         return sum(label != IGNORE_INDEX for label in self.labels)
 
 
-def encode(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def encode_turns(template: Template, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """A conversation, or a prompt that ends in a question, as its template has it.
+
+    Raises:
+        UserError: see :meth:`Template.segments` and :func:`encode`.
+    """
+    return encode(template.segments(turns), tokenizer, bare=template.bare)
+
+
+def encode(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase, *, bare: bool = False) -> Encoded:
     """Tokenize a conversation chunk by chunk and label its trained segments.
 
     Args:
         segments: as made by a template.
         tokenizer: a *fast* tokenizer (character offsets are needed).
+        bare: the text holds all special tokens; the tokenizer puts no bos in front.
 
     Raises:
         UserError: the tokenizer has no offsets.
@@ -51,37 +62,44 @@ def encode(segments: Sequence[Segment], tokenizer: PreTrainedTokenizerBase) -> E
             f"{tokenizer.name_or_path}: a fast tokenizer (tokenizer.json) is needed to place labels exactly; "
             "load it with AutoTokenizer.from_pretrained(..., use_fast=True) and save it again"
         )
-    bos = tokenizer.bos_token_id
     input_ids: list[int] = []
     labels: list[int] = []
     for number, chunk in enumerate(_chunks(segments)):
-        if number:
+        if chunk.behind_picture:
             input_ids.append(IMAGE_TOKEN_INDEX)
             labels.append(IGNORE_INDEX)
-        ids, chunk_labels = _encode_chunk(chunk, tokenizer)
-        if number and ids and ids[0] == bos:
-            ids, chunk_labels = ids[1:], chunk_labels[1:]
+        ids, chunk_labels = _encode_chunk(chunk.segments, tokenizer, bos=not number and not bare)
         input_ids += ids
         labels += chunk_labels
     return Encoded(input_ids, labels)
 
 
-def _chunks(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Cut the segments at every picture: n pictures give n + 1 chunks."""
-    chunks: list[list[Segment]] = [[]]
+@dataclass(frozen=True)
+class _Chunk:
+    """What is tokenized as one string."""
+
+    segments: list[Segment]
+    behind_picture: bool = False
+
+
+def _chunks(segments: Sequence[Segment]) -> list[_Chunk]:
+    """Cut the segments before every one that stands apart, and at every picture."""
+    chunks = [_Chunk([])]
     for segment in segments:
+        if segment.apart and chunks[-1].segments:
+            chunks.append(_Chunk([]))
         first, *rest = segment.text.split(IMAGE_TOKEN)
-        chunks[-1].append(Segment(first, segment.trained))
-        chunks += [[Segment(text, segment.trained)] for text in rest]
+        chunks[-1].segments.append(replace(segment, text=first))
+        chunks += [_Chunk([replace(segment, text=text)], behind_picture=True) for text in rest]
     return chunks
 
 
-def _encode_chunk(chunk: list[Segment], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def _encode_chunk(chunk: list[Segment], tokenizer: PreTrainedTokenizerBase, bos: bool) -> tuple[list[int], list[int]]:
     text = "".join(segment.text for segment in chunk)
     trained = [segment.trained for segment in chunk for _ in segment.text]
     if text.startswith(" ") and _swallows_space(tokenizer):
         text, trained = " " + text, [trained[0], *trained]
-    encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    encoding = tokenizer(text, add_special_tokens=bos, return_offsets_mapping=True, verbose=False)
     ids: list[int] = list(encoding["input_ids"])
     # A token belongs to the segment its last character lies in; bos covers no character and is never trained.
     labels = [
@@ -104,7 +122,8 @@ def end_token_id(template: Template, tokenizer: PreTrainedTokenizerBase) -> int 
     if template.end is None:
         return None
     ids = tokenizer(template.end, add_special_tokens=False).input_ids
-    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+    # By its name: Qwen's and GPT-2's end is what they call their unknown token, too.
+    return ids[0] if tokenizer.convert_ids_to_tokens(ids) == [template.end] else None
 
 
 def check_end(template: Template, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -103,8 +103,8 @@ class Generator(Reader):
         found: list[list[LogLikelihood]] = [[] for _ in queries]
         for start in range(0, len(rows), len(queries)):  # as many rows at once as were asked for
             some = rows[start : start + len(queries)]
-            for (row, ids), total in zip(some, self._continued(state, some), strict=True):
-                found[row].append(LogLikelihood(total, len(ids)))
+            for (row, _), likelihood in zip(some, self._continued(state, some), strict=True):
+                found[row].append(likelihood)
         return found
 
     def _text(self, ids: list[int]) -> str:

@@ -118,10 +118,12 @@ class LogLikelihood:
     Attributes:
         total: natural logarithm of the probability of all of the answer's tokens, what ends it included.
         tokens: how many these are.
+        greedy: whether each of them is the likeliest, so that greedy decoding writes them.
     """
 
     total: float
     tokens: int
+    greedy: bool
 
     @property
     def per_token(self) -> float:

@@ -17,9 +17,9 @@ import torch
 from llava_teamlora.data.collator import pad
 from llava_teamlora.data.images import prepare_image
 from llava_teamlora.data.records import Turn
-from llava_teamlora.data.tokenize import encode, expand_images
+from llava_teamlora.data.tokenize import encode_turns, expand_images
 from llava_teamlora.errors import UserError
-from llava_teamlora.generation.query import Query
+from llava_teamlora.generation.query import LogLikelihood, Query
 from llava_teamlora.generation.rows import prompt_length, shared_prefix
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Reader:
         if query.images and self.vision is None:
             raise UserError(f"{self.loaded.name}: is a text-only model and takes no pictures")
         turns = query.turns if answer is None else (*query.turns, Turn("gpt", answer))
-        encoded = encode(self.loaded.template.segments(turns), self.tokenizer)
+        encoded = encode_turns(self.loaded.template, turns, self.tokenizer)
         if self.vision is not None:
             encoded = expand_images(encoded, self.vision.image_token_id, self.vision.tokens_per_image)
         ids = [self.fill] * self.prompt_length + encoded.input_ids
@@ -149,8 +149,8 @@ class Reader:
         output = self._forward(self.base.get_input_embeddings()(ids), state.mask, state.cache)
         state.cache, state.logits = output.past_key_values, output.logits[:, -1]
 
-    def _continued(self, state: State, rows: Sequence[tuple[int, list[int]]]) -> list[float]:
-        """Log-likelihood of each ids after the state's row of that number; the state stays as it is."""
+    def _continued(self, state: State, rows: Sequence[tuple[int, list[int]]]) -> list[LogLikelihood]:
+        """How likely each ids are after the state's row of that number; the state stays as it is."""
         device = state.mask.device
         follow = torch.tensor([row for row, _ in rows], device=device)
         each = [torch.tensor(ids) for _, ids in rows]
@@ -167,7 +167,9 @@ class Reader:
             logits = torch.cat([logits, output.logits], dim=1)  # [R, T, V]
         logits = logits.float()
         likely = logits.gather(2, ids[:, :, None])[:, :, 0] - logits.logsumexp(2)  # [R, T]
-        return (likely * mask).sum(1).tolist()
+        greedy = ((logits.argmax(2) == ids) | ~mask.bool()).all(1).tolist()
+        totals = (likely * mask).sum(1).tolist()
+        return [LogLikelihood(total, len(ids), so) for total, (_, ids), so in zip(totals, rows, greedy, strict=True)]
 
     def _forward(self, embeds: torch.Tensor, mask: torch.Tensor, cache: Cache | None = None, keep: int = 1) -> Any:
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]  # [B, T]; padding does not count

@@ -7,7 +7,6 @@ and a causal language model alone, for text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from llava_teamlora.constants import IMAGE_TOKEN
 from llava_teamlora.data.dataset import VisionFormat
-from llava_teamlora.data.templates import Template, get_template
+from llava_teamlora.data.segments import Template
+from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
 from llava_teamlora.models.llava import LlavaForConditionalGeneration
 from llava_teamlora.models.original import Original, find_original, is_finished, seen_through
@@ -26,6 +26,7 @@ from llava_teamlora.models.original_weights import BESIDE, put_in
 from llava_teamlora.models.pretrained import load_config, load_whole
 from llava_teamlora.models.projector import PROJECTOR_TYPE, build_projector, load_projector, projector_type
 from llava_teamlora.models.quantise import mark_quantised, quantised, steady
+from llava_teamlora.models.spec import BaseSpec
 from llava_teamlora.models.tokenizer import add_image_token, load_tokenizer, make_paddable
 from llava_teamlora.models.vision import (
     SELECT_LAYER,
@@ -41,37 +42,6 @@ logger = logging.get_logger(__name__)
 _ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
 _SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 """Config fields of language models that do more to their logits than a LLaVA's head does."""
-
-
-@dataclass(frozen=True)
-class BaseSpec:
-    """What names a base.
-
-    Attributes:
-        model: folder or hub id of a LLaVA (transformers' layout, or an original folder) or of a causal language model.
-        vision_tower: folder or hub id of a CLIP or SigLIP to put before a language model; None leaves it without eyes.
-        select_layer: hidden state of the tower whose features are used; None is a finished LLaVA's own, else -2.
-        select_feature: ``patch`` (cls token dropped) or ``cls_patch``; None is a finished LLaVA's own, else ``patch``.
-        projector_weights: LLaVA's ``mm_projector.bin`` or a safetensors file with its keys.
-        projector_type: ``linear``, ``mlpNx_gelu`` or ``identity``; None is a finished LLaVA's own, else ``mlp2x_gelu``.
-        bits: 16, or 8 or 4 for a language model quantised by bitsandbytes while it is loaded.
-        quant_type: of 4 bits: ``nf4`` or ``fp4``.
-        double_quant: of 4 bits: quantise the scales as well.
-        model_base: of an original LLaVA's LoRA or projector: what it belongs to; None is what the folder itself names.
-        extra_tokens: to be added to a language model's vocabulary before ``<image>``.
-    """
-
-    model: str
-    vision_tower: str | None = None
-    select_layer: int | None = None
-    select_feature: str | None = None
-    projector_weights: str | None = None
-    projector_type: str | None = None
-    bits: int = 16
-    quant_type: str = "nf4"
-    double_quant: bool = True
-    model_base: str | None = None
-    extra_tokens: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -99,8 +69,15 @@ class Base:
         return VisionFormat(self.image_processor, self.image_token_id, self.tokens_per_image, aspect_ratio)
 
     def template(self, version: str) -> Template:
-        """The conversation template of that name, with ``<im_start>`` and ``<im_end>`` where the base knows them."""
-        return get_template(version, getattr(self.model.config, "mm_use_im_start_end", False))
+        """The conversation template of that name, fitted to the tokenizer.
+
+        Pictures stand in it between ``<im_start>`` and ``<im_end>`` where the base knows them.
+
+        Raises:
+            UserError: no such template, or none that the tokenizer has what it takes for.
+        """
+        marks = getattr(self.model.config, "mm_use_im_start_end", False)
+        return get_template(version, marks).for_tokenizer(self.tokenizer)
 
 
 def resolve_attention(choice: str, dtype: torch.dtype, config: Any = None) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.original import folder_of, original_parts
 from llava_teamlora.models.pretrained import read_weights
+from llava_teamlora.models.spec import BaseSpec
 
 _BLOCK = 4096
 _BLOCKS = 4

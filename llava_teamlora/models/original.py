@@ -22,7 +22,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.models.pretrained import load_config
 
 if TYPE_CHECKING:
-    from llava_teamlora.models.build import BaseSpec
+    from llava_teamlora.models.spec import BaseSpec
 
 ADAPTER_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"

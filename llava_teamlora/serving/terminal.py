@@ -220,6 +220,8 @@ def add_parser(subparsers: Any) -> None:
     add("--seed", type=int, default=0, help="of sampling (default: 0)")
     add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
     add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
+    add("--version", metavar="NAME", help="conversation template of an untuned base, as v1 or chat, its own chat "
+        "template (default: v1; a run folder names its own)")  # fmt: skip
     add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
     add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
@@ -246,6 +248,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
+        version=arguments.version,
         model_base=arguments.model_base,
         vision_tower=arguments.vision_tower,
         bits=arguments.bits,

@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add = leaf.add_argument
     add("--data_path", required=True, metavar="FILE", help="LLaVA JSON")
-    add("--version", required=True, metavar="NAME", help="conversation template, as in training: v1, plain, …")
+    add("--version", required=True, metavar="NAME", help="conversation template, as in training: v1, cme, chat, …")
     add("--tokenizer", required=True, metavar="MODEL", help="folder or hub id of the language model or LLaVA")
     add("--image_folder", metavar="DIR", help="also see that the pictures are there and can be read")
     add("--model_max_length", type=int, default=2048, metavar="N", help="tokens, pictures expanded (default: 2048)")
@@ -88,7 +88,7 @@ def _dataset(arguments: argparse.Namespace) -> ConversationDataset:
 
     get_template(arguments.version)  # a mistyped name is told before a long file is read
     tokenizer, marks = _tokenizer(arguments.tokenizer)
-    template = get_template(arguments.version, marks)
+    template = get_template(arguments.version, marks).for_tokenizer(tokenizer)
     check_end(template, tokenizer)
     limit = arguments.limit or (None if arguments.json else _SHOWN)
     records = load_records(arguments.data_path)[:limit]

@@ -45,7 +45,7 @@ _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 """A whole model's, after full fine-tuning."""
 
 # Flags that decide where and how a run is shown or kept, not what it computes.
-_MAY_DIFFER = {
+MAY_DIFFER = {
     "output_dir", "report_to", "run_name", "cache_dir", "vision_cache", "logging_dir",
     "logging_steps", "logging_first_step", "log_level", "disable_tqdm", "save_total_limit",
     "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory", "dataloader_persistent_workers",
@@ -189,7 +189,7 @@ def _refuse_differences(folder: Path, card: RunCard, arguments: Arguments, ident
     """A resumed run must be the same run: other data or hyperparameters would give a mixture."""
     # A flag that the former run's version did not have yet was at its default.
     before, now = {**arguments.defaults(), **card.arguments, **card.identity}, {**arguments.resolved(), **identity}
-    names = (before.keys() | now.keys()) - _MAY_DIFFER
+    names = (before.keys() | now.keys()) - MAY_DIFFER
     changed = sorted(name for name in names if before.get(name) != now.get(name))
     if changed:
         shown = ", ".join(f"{name} {before.get(name)!r} -> {now.get(name)!r}" for name in changed[:4])

@@ -57,6 +57,7 @@ def test_several_pictures_stay_where_they_stand() -> None:
         ({"input": None}, "Is it so?"),
         ({"input": ""}, "Is it so?"),
         ({"input": "x\ny"}, "Is it so?\nx\ny"),
+        ({"instruction": "", "input": "x"}, "\nx"),  # as the authors' data code joins them
     ],
 )
 def test_instructions_are_one_question_and_its_answer(extra: dict[str, Any], question: str) -> None:
@@ -71,6 +72,7 @@ def test_instructions_are_one_question_and_its_answer(extra: dict[str, Any], que
     [
         ({"output": None}, "record 3 (id 3): 'output' must be a text with words, found None"),
         ({"output": " \n"}, "'output' must be a text with words"),
+        ({"instruction": "", "input": " "}, "'instruction' must be a text with words, found ''"),
         ({"instruction": ["a"]}, "'instruction' must be a text with words, found ['a']"),
         ({"input": 0}, "'input' must be a text, or be left out, found 0"),
         ({"conversations": talk("q", "a")}, "has both 'instruction' and 'conversations'"),

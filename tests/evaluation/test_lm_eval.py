@@ -1,4 +1,4 @@
-"""lm-eval's protocol: its tasks over local files, and our model as it asks models. Most of it needs the extra lm-eval."""
+"""lm-eval's protocol: its tasks over local files, and our model as it asks models. Half needs the extra lm-eval."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_bases import make_language_model
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.commands.lm_eval import _lines
 from llava_teamlora.evaluation.lm_eval.documents import HARNESSED, harnessed, write_documents
 from llava_teamlora.evaluation.lm_eval.run import Settings, chosen
 from llava_teamlora.evaluation.report import build_report
-from made_bases import make_language_model
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "eval" / "fixtures"
@@ -194,8 +194,9 @@ def test_tasks_run_over_local_files_without_a_net(base: str, tmp_path: Path, mon
     loaded = load_model(make_language_model(tmp_path / "llama", TINY), device="cpu", dtype="float32")
     wanted = chosen(["rte", "arc_easy", "winogrande", "nq"], FIXTURES)
     content = run_lm_eval(loaded, wanted, Settings(batch_size=2, limit=2), tmp_path / "out", FIXTURES)
-    assert content == json.loads((tmp_path / "out" / "lm_eval.json").read_text(encoding="utf-8"))
-    assert content["protocol"] == "lm-eval" and list(content["tasks"]) == ["rte", "winogrande", "arc_easy", "nq_open"]
+    written = json.loads((tmp_path / "out" / "lm_eval.json").read_text(encoding="utf-8"))
+    assert written["tasks"] == content["tasks"] and written["manifest"]["kind"] == "base"
+    assert content["protocol"] == "lm-eval" and list(content["tasks"]) == ["rte", "arc_easy", "winogrande", "nq_open"]
     metrics = {name: set(one["metrics"]) for name, one in content["tasks"].items()}
     assert metrics["arc_easy"] == {"acc", "acc_norm"} and metrics["nq_open"] == {"exact_match"}
     rows = [json.loads(line) for line in (tmp_path / "out" / "lm_eval.rows.jsonl").read_text().splitlines()]
@@ -205,15 +206,6 @@ def test_tasks_run_over_local_files_without_a_net(base: str, tmp_path: Path, mon
         metric = "exact_match" if name == "nq_open" else "acc"
         assert one["n"] == len(mine) == 2 and one["of"] > 2
         assert one["metrics"][metric]["value"] == pytest.approx(sum(row[metric] for row in mine) / 2)
-        # Of the answers the likeliest is taken.
-        if name == "rte":
-            assert (
-                all(
-                    (row["answers"][0][0] > row["answers"][1][0]) == (row["acc"] == (row["target"] in (0, " True")))
-                    for row in mine
-                )
-                or True
-            )
     assert not list((tmp_path / "out").glob("*/scores.json")) and not (tmp_path / "out" / "scores.json").exists()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import plans
 import pytest
 import torch
+from made_text_bases import make_text_base
 from process_pair import ProcessPair, succeeded
 from run_folders import ONE, TWO, assert_near, logged, logits
 from safetensors.torch import load_file
@@ -97,6 +98,28 @@ def test_a_resumed_run_equals_a_straight_one(
     for name in ("loss", "learning_rate", "projector_learning_rate"):
         ours, theirs = logged(run, name), logged(straight, name)
         assert len(ours) == 6 and ours == pytest.approx(theirs, rel=1e-4), name
+
+
+@EACH
+def test_a_text_only_base_trains_as_alone(pair: ProcessPair, zero: tuple[str, str], tmp_path: Path) -> None:
+    """The mix of a text benchmark, packed: no tower, no projector, and the same weights as one process makes."""
+    base = make_text_base(tmp_path / "base", "llama_3")
+    rows = [{"instruction": f"Sky {i % 3}?", "output": ("red", "blue", "grey")[i % 3]} for i in range(48)]
+    data = tmp_path / "mix.json"
+    data.write_text(json.dumps(rows))
+    flags = [
+        "--model_name_or_path", base, "--data_path", str(data), "--version", "cme", "--use_cpu", "True",
+        "--packing", "True", "--model_max_length", "64", "--learning_rate", "1e-3", "--logging_steps", "1",
+        "--report_to", "none", "--disable_tqdm", "True", "--per_device_train_batch_size", "2", "--dropout", "0",
+    ]  # fmt: skip
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    succeeded(pair.train([*flags, "--output_dir", str(run)], *zero))
+    assert train([*flags, "--gradient_accumulation_steps", "2", "--output_dir", str(alone)]) == 0
+    assert logged(run, "loss") == pytest.approx(logged(alone, "loss"), rel=1e-3) and len(logged(run, "loss")) >= 2
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (run, alone))
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert (ours[name] - weight).norm() < 1e-3 * weight.norm(), name
 
 
 def _crash_past_step_4(run: Path) -> None:

@@ -12,7 +12,7 @@ likeliest of the given answers instead of one that the model writes (nq and triv
   lm_eval.json          metrics of every task with standard errors, versions, settings, the model
   lm_eval.rows.jsonl    every document: prompt, target, answers, metrics
 Its figures are not those of evaluate run, and no table mixes them. Needs pip install 'llava-teamlora[lm-eval]'; nothing
-is downloaded. tldr, imdb and webqa have no task there.
+is downloaded, and one process answers. tldr, imdb and webqa have no task there.
 """
 _EXAMPLES = """\
 examples:
@@ -77,11 +77,10 @@ def _lm_eval(arguments: argparse.Namespace) -> int:
 def _lines(content: dict[str, Any]) -> list[str]:
     """One a task, with its metrics in percent."""
     found = [f"lm-eval {content['lm_eval']}, {content['model']} ({content['note']})"]
-    # Of MMLU's 57 subjects the groups stand for all.
-    single = {
-        name: one for name, one in content["tasks"].items() if one["benchmark"] != "mmlu" or not content["groups"]
-    }
-    for name, one in {**content["groups"], **single}.items():
+    tasks, groups = content["tasks"], content["groups"]
+    if groups:  # of MMLU, whose 57 subjects they stand for
+        tasks = {name: one for name, one in tasks.items() if one["benchmark"] != "mmlu"}
+    for name, one in {**tasks, **groups}.items():
         measured = (f"{metric} {_percent(figure)}" for metric, figure in one["metrics"].items())
         part = f"  {one['n']} of {one['of']}" if one.get("n") != one.get("of") else ""
         found.append(f"{name:<20} {'  '.join(measured)}{part}")

@@ -43,7 +43,7 @@ class HarnessedModel(TemplateLM):
     def __init__(self, loaded: Loaded, batch_size: int) -> None:
         super().__init__()
         self.reader = RawReader(loaded)
-        self.tokenizer = loaded.tokenizer
+        self.tokenizer: Any = loaded.tokenizer
         self.name = loaded.name
         self.batch_size = batch_size
         self.cut = 0

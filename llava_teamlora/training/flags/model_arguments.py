@@ -7,10 +7,10 @@ from pathlib import Path
 
 from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
-from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.original import PROJECTOR_FILE
 from llava_teamlora.models.projector import count_linears
 from llava_teamlora.models.quantise import check_quantisation
+from llava_teamlora.models.spec import BaseSpec
 from llava_teamlora.models.vision import SELECT_FEATURES
 from llava_teamlora.training.flags.flag import flag
 
@@ -24,7 +24,11 @@ class ModelArguments:
         "--vision_tower it learns to see, without it is trained on text alone."
     )
     vision_tower: str | None = flag("CLIP or SigLIP tower to put before a language model.", None)
-    version: str = flag("Conversation template: v1 (alias vicuna_v1) or plain.", "v1")
+    version: str = flag(
+        "Conversation template (docs/templates.md): v1, plain for projectors, cme for text alone, chat for the "
+        "tokenizer's own chat template, …",
+        "v1",
+    )
     model_base: str | None = flag(
         "What an original LLaVA's LoRA or projector folder belongs to, if not what the folder itself names.", None
     )
