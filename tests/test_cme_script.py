@@ -102,11 +102,11 @@ def test_ones_own_model_and_mix(tmp_path: Path) -> None:
 
 def test_embedded_chain_from_worlds_to_table(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = script(NAME, "--max_steps", "3", OUT=str(out), LIMIT="8", OMP_NUM_THREADS="1")
+    result = script(NAME, "--max_steps", "3", OUT=str(out), LIMIT="4", OMP_NUM_THREADS="1")
     summary = last_line(result)
     assert list(summary["tasks"]) == TASKS
     for name, task in summary["tasks"].items():
         assert {"score", "metric", "majority"} <= set(task), name
     assert summary["run"] == str(out)
-    again = last_line(script(NAME, "--max_steps", "3", OUT=str(out), LIMIT="8", OMP_NUM_THREADS="1"))
+    again = last_line(script(NAME, "--max_steps", "3", OUT=str(out), LIMIT="4", OMP_NUM_THREADS="1"))
     assert again["tasks"] == summary["tasks"]

@@ -154,11 +154,11 @@ def conclude(opened: Sweep, record: Record, console: Console, interrupted: bool)
         write_atomically(out / name, content)
     print_report(table, console=console)
     console.print(f"written: {', '.join(str(out / name) for name in files)}", markup=False)
+    if record.count(DONE) and not interrupted:
+        write_reports(opened.grid, console)
     failed = [standing for standing in record.standings if standing.status == FAILED]
     for standing in failed:
         _tell_failure(standing, console)
-    if record.count(DONE) and not interrupted:
-        write_reports(opened.grid, console)
     if interrupted:
         left = sum(standing.status in (WAITING, INTERRUPTED) for standing in record.standings)
         console.print(f"Interrupted; {left} cells are left. The same command goes on from here.", style="yellow")

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import World
+from sweep_world import World
 
 FIXTURES = str(Path(__file__).parents[2] / "eval" / "fixtures")
 
