@@ -20,12 +20,12 @@
 #                 for its Table 3; lora, adalora, moslora 128; with the embedded chain 8, the others at equal parameters)
 #   K             experts (4)
 #   VERSION       cme, question and answer as in the authors' data code; chat, the model's own chat template (cme)
-#   EVAL          folder of the eleven tasks' public files: evaluated after training (none: not evaluated)
+#   EVAL          folder of the eleven tasks' public files, all of them: evaluated after training (none: not evaluated)
 #   LIMIT         questions a task (all)
 # BATCH and GLOBAL_BATCH count packed rows of 1024 tokens (4 and 32; prompt_tuning cannot be packed: 16 and 128 records);
 # several GPUs: ZERO=2, full fine-tuning 3, adalora 0. Alpha is 2 R an expert and R/2 without: an equal share of the update
-# at equal parameters; the paper names none. Equal parameters instead of the paper's ranks: --match_params
-# teamlora:r=32,num_experts=4.
+# at equal parameters (who says --r instead of R says --alpha too). Alpha, rates and batches are ours: the paper's text
+# names none. Equal parameters instead of the paper's ranks: --match_params teamlora:r=32,num_experts=4.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/llava.sh"
 R=${R:-} K=${K:-} EVAL=${EVAL:-} LIMIT=${LIMIT:-}
@@ -35,7 +35,7 @@ DATA_FOLDER=playground/data/embedded-cme
 
 refuse_out_of_place() {
   local name
-  for name in R K; do
+  for name in R K LIMIT; do
     [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || refuse "$name=${!name} is no whole number above 0"
   done
   for name in IMAGES VISION_TOWER PROJECTOR; do
@@ -109,6 +109,9 @@ real() {
   local rate=2e-4 evaluation=(--data_root "$EVAL")
   case $METHOD in full) rate=2e-5 ;; ia3) rate=3e-3 ;; prompt_tuning) rate=3e-2 ;; esac
   [[ -z $LIMIT ]] || evaluation+=(--limit "$LIMIT")
+  if [[ -z $STOPS && -n $EVAL ]] && ((NODE_RANK == 0)); then # before a day of training
+    llava-teamlora evaluate check cme --data_root "$EVAL" || refuse "EVAL=$EVAL: not complete, so nothing is trained"
+  fi
   choose_flags
   launch "${FLAGS[@]}" --version "$VERSION" --model_max_length 1024 "${FEEDING[@]}" --learning_rate "$rate" "$@"
   [[ -z $STOPS ]] && ((NODE_RANK == 0)) || return 0
@@ -124,7 +127,7 @@ if [[ -z $DATA ]]; then
   choose_machine 0 cme
   embedded "$@"
 else
-  MODEL=${MODEL:-hfl/chinese-llama-2-7b} # the paper's: Llama 2 with a vocabulary and further training for Chinese
+  MODEL=${MODEL:-hfl/chinese-llama-2-7b} # the nearest to the paper's, which is not public: Llama 2 with Chinese
   OUT=${OUT:-$PWD/runs/${MODEL##*/}-cme-$METHOD}
   choose_rank
   stage=2

@@ -73,6 +73,7 @@ def test_mistakes_end_in_one_line(tmp_path: Path) -> None:
         ({"DATA": "m", "LIMIT": "3"}, [], "LIMIT is of evaluation, which needs EVAL"),
         ({"DATA": "m", "EVAL": str(tmp_path / "no")}, [], "no: no such folder"),
         ({"R": "0"}, [], "R=0 is no whole number above 0"),
+        ({"LIMIT": "0"}, [], "LIMIT=0 is no whole number above 0"),
         ({"METHOD": "lora", "K": "2"}, [], "K=2 is a number of experts, of which METHOD=lora has none"),
         ({"METHOD": "ia3", "R": "2"}, [], "which METHOD=ia3 is not"),
         ({"R": "2"}, ["--match_params", "lora:r=8"], "R=2 and --r or --match_params both name a rank"),
@@ -81,6 +82,15 @@ def test_mistakes_end_in_one_line(tmp_path: Path) -> None:
         result = script(NAME, *arguments, SHOW="1", **variables)
         assert result.returncode == 1
         assert message in result.stderr.strip().splitlines()[-1]
+
+
+def test_files_that_evaluation_lacks_are_told_before_training(tmp_path: Path) -> None:
+    result = script(
+        NAME, DATA="mix.jsonl", MODEL="m", EVAL=str(tmp_path), OUT=str(tmp_path / "run"), OMP_NUM_THREADS="1"
+    )
+    assert result.returncode == 1 and "not ready  tldr" in result.stdout
+    assert f"EVAL={tmp_path}: not complete, so nothing is trained" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_ones_own_model_and_mix(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from llava_teamlora.cme.plan import Input, Plan, sha256
 from llava_teamlora.cme.progress import counting
 from llava_teamlora.cme.work import differences, work_folder, work_path
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.files import beside, write_atomically
 
 _BLOCK = 1 << 20
@@ -65,6 +67,8 @@ def build(plan: Plan) -> tuple[dict[str, Any], bool]:
     out, made_from = plan.options.out, plan.made_from()
     if out.suffix not in (".json", ".jsonl"):
         raise UserError(f"{out}: name it .jsonl (a record a line) or .json (a list)")
+    if source := plan.holds(out):
+        raise UserError(f"{out}: is read by this build ({source}); choose another --out")
     if (manifest := _finished(plan, made_from)) is not None:
         shutil.rmtree(work_path(out), ignore_errors=True)
         return manifest, False
@@ -101,7 +105,7 @@ def _finished(plan: Plan, made_from: dict[str, Any]) -> dict[str, Any] | None:
 def _broke_off(out: Path, made_from: dict[str, Any]) -> bool:
     """Whether a build of this very mix was killed between its last two files."""
     state = work_path(out) / "state.json"
-    return state.exists() and json.loads(state.read_text(encoding="utf-8")) == made_from
+    return state.exists() and read_json_object(state) == made_from
 
 
 def _make(plan: Plan, folder: Path) -> tuple[list[Made], LeakIndex]:
@@ -109,7 +113,7 @@ def _make(plan: Plan, folder: Path) -> tuple[list[Made], LeakIndex]:
     options = plan.options
     for given in plan.inputs:
         _survey(plan, given, folder)
-    with counting("indexing evaluation items") as told:
+    with counting("indexing evaluation items") as told, _nothing_kept(folder):
         index = LeakIndex(_told(plan, told))
     chooser = Chooser(options.scale, dedup=options.dedup != "off")
     made = []
@@ -121,6 +125,20 @@ def _make(plan: Plan, folder: Path) -> tuple[list[Made], LeakIndex]:
             parts = writer.write(told)
         made.append(Made(given, len(choice.chosen), found.bad_rows, facts["sha256"], choice, parts))
     return made, index
+
+
+@contextmanager
+def _nothing_kept(folder: Path) -> Iterator[None]:
+    """Remove what is finished if a file is refused: mended, or read with other arguments, it makes another build.
+
+    A disk that cannot be read may be there again.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            shutil.rmtree(folder)
+        raise
 
 
 def _told(plan: Plan, told: Callable[[int], None]) -> Iterator[Asked]:
@@ -136,7 +154,7 @@ def _survey(plan: Plan, given: Input, folder: Path) -> tuple[surveys.Survey, dic
     if (kept := surveys.load(path)) is not None:
         return kept
     options = plan.options
-    with counting(f"reading {given.source.name}") as told:
+    with counting(f"reading {given.source.name}") as told, _nothing_kept(folder):
         found = surveys.survey(
             surveys.examples(given.source.form, given.files),
             name=given.source.name,

@@ -1,6 +1,7 @@
 """Training rows that evaluation asks for: the same item, the same text in it, or 13 words in a row.
 
-Only an item's own texts are compared, so that "Sentence 1:" or an instruction is no overlap. Reasons, the first that
+Only an item's own texts are compared, so that "Sentence 1:" or an instruction is no overlap; a row's answer is not
+looked through. Reasons, the first that
 holds: ``item``, the texts of the row in any order, or one of them, are an evaluation item but for case, white space and
 marks at the ends; ``text``, one text of 13 words or more is one of an evaluation item's several, as a premise that two
 questions of natural-language inference share; ``13-gram``, 13 words in a row are (Chinese: characters). A text of fewer

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llava_teamlora import __version__
 from llava_teamlora.cme.parts import Tally
 from llava_teamlora.cme.plan import Plan
+from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.files import beside
 
@@ -43,7 +44,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
     Raises:
         UserError: missing, or no manifest.
     """
-    return read_json_object(manifest_path(out))
+    path = manifest_path(out)
+    manifest = read_json_object(path)
+    if not isinstance(manifest.get("made_from"), dict) or "sha256" not in manifest:
+        raise UserError(f"{path}: is no manifest of cme build; move it elsewhere, or name the mix otherwise")
+    return manifest
 
 
 def make_manifest(

@@ -13,6 +13,7 @@ from llava_teamlora.cme.sources.source import DATA_ROOT, MixSource
 from llava_teamlora.cme.survey import Dedup
 from llava_teamlora.cme.texts import digest
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.cme.files import not_empty
 from llava_teamlora.evaluation.cme.task import Source, TextTask
 from llava_teamlora.evaluation.reading import EVAL_ROOT
 
@@ -77,7 +78,7 @@ class Evaluation:
     def items(self) -> Iterator[Asked]:
         """Its items, by their texts."""
         for path, source in self.files:
-            for item in self.task.items(path, source.group):
+            for item in not_empty(self.task.items(path, source.group), path):
                 yield Asked(f"{self.task.name}: {item.where}", item.texts)
 
 
@@ -108,6 +109,11 @@ class Plan:
             "tasks": {given.task.name: given.task.version for given in self.evaluations},
             "files": {str(path): _state(path) for path in self._paths()},
         }
+
+    def holds(self, path: Path) -> Path | None:
+        """The file, or folder, that is read and is that path or holds it."""
+        place = path.resolve()
+        return next((own for own in self._paths() if own.resolve() in (place, *place.parents)), None)
 
     def _paths(self) -> list[Path]:
         training = [path for given in self.inputs for path, _ in given.files]

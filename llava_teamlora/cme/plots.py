@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_teamlora.cme.rows import Entry, differences, method_name
+from llava_teamlora.cme.rows import Entry, differences, method_name, short
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.overview import AVERAGE
 from llava_teamlora.evaluation.tables import Cell, half_width
@@ -97,6 +97,7 @@ def lines_over(axis: Axis, entries: Sequence[Entry]) -> Lines:
     for entry in entries:
         if axis.of(entry) is not None and AVERAGE in entry.cells():
             fixed = {name: value for name, value in entry.first.settings().items() if name not in axis.free}
+            fixed["mix"] = _mix(axis, entry)
             groups[json.dumps(fixed, sort_keys=True, default=str)].append(entry)
     found = [group for group in groups.values() if len(group) >= _LEAST]
     lines = {}
@@ -104,10 +105,17 @@ def lines_over(axis: Axis, entries: Sequence[Entry]) -> Lines:
         alike = [other[0] for other in found if other[0].method == group[0].method]
         apart = differences(alike, axis.free)
         place = alike.index(group[0])
-        told = [f"{name} {values[place]}" for name, values in apart.items() if values[place] is not None]
+        told = [f"{name} {short(values[place])}" for name, values in apart.items() if values[place] is not None]
+        if len({_mix(axis, other) for other in alike}) > 1:
+            told.append(f"mix {short(_mix(axis, group[0]))}")
         points = [(axis.of(entry) or 0, entry.cells()[AVERAGE]) for entry in group]
         lines[", ".join([method_name(group[0].method), *told])] = sorted(points, key=lambda point: point[0])
     return lines
+
+
+def _mix(axis: Axis, entry: Entry) -> str | None:
+    """Which mix it was trained on, at whatever scale, where the axis frees the data's content; see ``Run.mix``."""
+    return entry.first.mix if "data" in axis.free else None
 
 
 def _draw(axis: Axis, lines: Lines, base: str, form: str) -> bytes:

@@ -140,10 +140,17 @@ def make_entries(runs: Sequence[Run]) -> tuple[Entry, ...]:
             )
         group[run.seed] = run
     entries = [Entry("", tuple(group.values())) for group in groups.values()]
-    entries = [replace(entry, label=entry.first.label or method_name(entry.method)) for entry in entries]
+    entries = [replace(entry, label=_label(entry, entries)) for entry in entries]
     order = list(METHOD_NAMES)
     places = {entry.method: order.index(entry.method) if entry.method in order else len(order) for entry in entries}
     return _told_apart(sorted(entries, key=lambda entry: (places[entry.method], entry.trained())))
+
+
+def _label(entry: Entry, entries: Sequence[Entry]) -> str:
+    """As the user calls it, with the method where a folder of several methods' runs bears the name; else the method."""
+    label, method = entry.first.label, method_name(entry.method)
+    several = len({other.method for other in entries if other.first.label == label}) > 1
+    return (f"{label}: {method}" if several else label) if label else method
 
 
 def method_name(method: str) -> str:
@@ -160,7 +167,7 @@ def _told_apart(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     for group in alike.values():
         differing = differences(group)
         for place, entry in enumerate(group):
-            told = [f"{name} {_short(values[place])}" for name, values in differing.items()]
+            told = [f"{name} {short(values[place])}" for name, values in differing.items()]
             named[id(entry)] = replace(entry, label=f"{entry.label} ({', '.join(told)})") if told else entry
     return tuple(named[id(entry)] for entry in entries)
 
@@ -184,14 +191,14 @@ def told_differences(entries: Sequence[Entry]) -> list[str]:
     for name, values in differences(entries, _ADAPTER).items():
         rows: dict[str, list[str]] = defaultdict(list)
         for entry, value in zip(entries, values, strict=True):
-            rows[_short(value)].append(f"{entry.label} {entry.rank_text()}".removesuffix(" -"))
+            rows[short(value)].append(f"{entry.label} {entry.rank_text()}".removesuffix(" -"))
         common = max(rows, key=lambda value: len(rows[value]))
         others = [f"{value} of {', '.join(labels)}" for value, labels in rows.items() if value != common]
         notes.append(f"{name} is {common}, but {'; '.join(others)}")
     return notes
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """Digests by their beginning."""
     if value is None:
         return "not set"

@@ -6,8 +6,11 @@ Out: :class:`Run`, one a training run and one an untuned base.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ SWEEP_FILE = "sweep.json"
 UNTUNED = "untuned"
 _EVALUATION = "evaluation"
 _ADAPTER_CONFIG = "adapter_config.json"
+_FIGURES = ("trainable_parameters", "train_seconds")
 _OF_SEED = ("seed", "data_seed")
 _OF_ADAPTER = ("num_experts", "train_interaction", "target_r")
 _BESIDE = frozenset(
@@ -78,12 +82,25 @@ class Run:
     @property
     def scale(self) -> int | None:
         """Per cent of the mix it was trained on, by the manifest beside it; None where that is not there any more."""
+        return self._made_from["scale"] if self._made_from else None
+
+    @property
+    def mix(self) -> str | None:
+        """Digest of what that mix follows from beside its scale: a tenth of another mix is no tenth of this one."""
+        if not self._made_from:
+            return None
+        states = self._made_from.get("files", {})
+        files = {name: state[:-1] for name, state in states.items()}  # without the time of their last change
+        content = {name: value for name, value in self._made_from.items() if name != "scale"} | {"files": files}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _made_from(self) -> Mapping[str, Any] | None:
         data = self.card.arguments.get("data_path") if self.card else None
         if self.card is None or not data or not manifest_path(Path(data)).is_file():
             return None
         manifest = read_manifest(Path(data))
-        same = manifest["sha256"] == self.card.identity.get("data_sha256")
-        return manifest["made_from"]["scale"] if same else None
+        return manifest["made_from"] if manifest["sha256"] == self.card.identity.get("data_sha256") else None
 
     @property
     def missing(self) -> list[str]:
@@ -159,7 +176,19 @@ def _folders(path: Path, notes: list[str]) -> list[Path]:
         return [path]
     if (path / SWEEP_FILE).is_file():
         return _of_sweep(path, notes)
-    return sorted(file.parent for file in path.glob(f"*/{RUN_FILE}")) or [path]
+    found = sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+    return _evaluated(found, path, notes) if found else [path]
+
+
+def _evaluated(folders: Sequence[Path], path: Path, notes: list[str]) -> list[Path]:
+    """Those with scores of CME's tasks; the others (of LLaVA, say, or not evaluated yet) are told."""
+    found = [folder for folder in folders if any((folder / _EVALUATION / n / SCORES).is_file() for n in ELEVEN)]
+    others = [folder for folder in folders if folder not in found]
+    command = "llava-teamlora evaluate run cme --model"
+    if not found:
+        raise UserError(f"{path}: none of its {len(folders)} runs has scores of CME's tasks; {command} {others[0]}")
+    notes += [f"left out: {folder} has no scores of CME's tasks; {command} {folder} makes them" for folder in others]
+    return found
 
 
 def _of_sweep(path: Path, notes: list[str]) -> list[Path]:
@@ -184,6 +213,8 @@ def _tuned(folder: Path, label: str) -> Run:
         raise UserError(
             f"{folder}: none of CME's tasks was evaluated; llava-teamlora evaluate run cme --model {folder} does it"
         )
+    if absent := [name for name in _FIGURES if name not in card.results]:
+        raise UserError(f"{folder / RUN_FILE}: lacks {' and '.join(absent)}; was its training finished?")
     return Run(folder, label, card, files, Path(card.base.model).name, card.base_fingerprint, adapter)
 
 

@@ -17,9 +17,12 @@ import numpy as np
 from llava_teamlora.cme.forms import BadRow, Example, Form
 from llava_teamlora.cme.texts import digest, digest_bytes, normal
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.cme.files import not_empty
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.files import write_atomically
 
+_HOPELESS = 1000
+"""Bad rows at the beginning after which no good one is awaited: they are held, and a set may have millions."""
 Dedup = Literal["record", "question", "off"]
 
 
@@ -41,7 +44,7 @@ class Survey:
 def examples(form: Form, files: Sequence[tuple[Path, str]]) -> Iterator[Example | BadRow]:
     """The rows of all files of a set, each file with its group."""
     for path, group in files:
-        yield from form.examples(path, group)
+        yield from not_empty(form.examples(path, group), path)
 
 
 def survey(
@@ -58,7 +61,7 @@ def survey(
         told: called with 1 for every row.
 
     Raises:
-        UserError: a bad row, if they are refused.
+        UserError: a bad row, if they are refused; or there are none but bad ones.
     """
     contents, priorities = array("Q"), array("Q")
     bad_rows: list[tuple[str, str]] = []
@@ -71,12 +74,21 @@ def survey(
                     f"{row.where}: {row.problem}; mend it, or --on_bad_row skip leaves such rows out and lists them"
                 )
             bad_rows.append((row.where, row.problem))
+            if len(bad_rows) == _HOPELESS and not contents:
+                raise _no_example(bad_rows)
             continue
         own = [normal(text) for text in row.texts]
         contents.append(digest(own if dedup == "question" else [*own, "\x1e", normal(row.output)]))
         whole = "\x1f".join((row.instruction, row.input, row.output))
         priorities.append(digest_bytes(whole.encode("utf-8", "surrogatepass"), key))
+    if bad_rows and not contents:
+        raise _no_example(bad_rows)
     return Survey(np.frombuffer(contents, np.uint64), np.frombuffer(priorities, np.uint64), bad_rows)
+
+
+def _no_example(bad_rows: Sequence[tuple[str, str]]) -> UserError:
+    (where, problem), count = bad_rows[0], len(bad_rows)
+    return UserError(f"{where}: {problem}; nor is any of its first {count} rows a record: is it of another edition?")
 
 
 def save(found: Survey, path: Path, facts: dict[str, Any]) -> None:

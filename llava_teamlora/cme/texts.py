@@ -57,7 +57,8 @@ def ngrams(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def words(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of all words in their order, and which of the texts each stands in."""
-    joined = "".join(f"{unicodedata.normalize('NFKC', text).lower()}\0" for text in texts)
+    # U+0000 ends a text here: one inside it divides words, as every character that is neither letter nor mark does.
+    joined = "".join(f"{unicodedata.normalize('NFKC', text).lower().replace(chr(0), ' ')}\0" for text in texts)
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
     kinds = _kinds()[codes]
     kept = kinds != _DROPPED

@@ -64,6 +64,7 @@ _BEGINNINGS = {
     b"BZh": "is packed (bzip2); unpack it first",
     b"\xfd7zXZ\x00": "is packed (xz); unpack it first",
     b"\x28\xb5\x2f\xfd": "is packed (zstd); unpack it first",
+    b"version https://git-lfs": "is git-lfs's pointer to a file, not the file; git lfs pull gets that",
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
 }

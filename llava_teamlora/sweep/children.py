@@ -35,8 +35,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str], lock: IO[Any]) -> None:
         self.started = time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
+        with _opened(log) as file:
             file.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n")
             file.flush()
             try:
@@ -71,6 +70,14 @@ class Child:
         """End it and all it has started, at once."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _opened(log: Path) -> IO[str]:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{log}: cannot be written ({error.strerror})") from error
 
 
 def _in_child() -> None:

@@ -1,7 +1,7 @@
 """A grid of runs: what GRID.yaml may say, and the cells it stands for.
 
 In: a YAML file (docs/sweeps.md has every key). Out: a :class:`Grid`. Here names and shapes are checked; the flags of
-every cell are checked by the trainer's own parser (flag_check.py), those of the evaluation by its own (stages.py).
+every cell are checked by the trainer's own parser (flag_check.py), those of the evaluation by its own (evaluation.py).
 """
 
 from __future__ import annotations
@@ -156,9 +156,10 @@ def _axes(value: Any, where: str) -> dict[str, dict[Any, Flags]]:
         if isinstance(values, dict):
             axes[name] = {key: _flags(flags, f"{place}, {key}") for key, flags in values.items()}
         elif isinstance(values, list):
-            if len({str(item) for item in values}) < len(values):
-                raise UserError(f"{place}: a value stands there twice")
             axes[name] = {item: _flags({name: item}, f"{place}, index {i}") for i, item in enumerate(values)}
+            # Of two that are equal, as 1 and true are, a mapping keeps but one.
+            if min(len(axes[name]), len({str(item) for item in values})) < len(values):
+                raise UserError(f"{place}: a value stands there twice")
         else:
             raise UserError(f"{place}: expected a list of values, or names with the flags that each stands for")
         if not axes[name]:

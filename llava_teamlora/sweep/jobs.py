@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,16 +138,22 @@ def refuse_changed(jobs: Sequence[Job], evaluation: Evaluation | None, path: Pat
                 raise UserError(f"{job.folder}: a run that no sweep made lies there; choose another `out` in {path}")
             continue
         before = read_json_object(file)
-        old, new = {**before["kept"], **before["evaluate"]}, {**job.kept, **now}
         # A flag that one of the two versions of this program does not have is no change either.
-        settings = before["evaluate"].keys() | now.keys()
-        names = sorted(name for name in (old.keys() & new.keys()) | settings if old.get(name) != new.get(name))
-        if names:
-            shown = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in names[:4])
+        trained = _changes(before["kept"], job.kept, before["kept"].keys() & job.kept.keys())
+        asked = evaluation is not None and job.evaluation.exists()
+        evaluated = _changes(before["evaluate"], now, before["evaluate"].keys() | now.keys()) if asked else []
+        if trained or evaluated:
             raise UserError(
-                f"{path}: the cell {job.name} was begun otherwise ({shown}); name it otherwise, choose another `out`, "
-                f"or remove {job.folder} to do it anew"
+                f"{path}: the cell {job.name} was begun otherwise ({', '.join([*trained, *evaluated][:4])}); name it "
+                "otherwise, choose another `out`, or "
+                + (f"remove {job.folder} to do it anew" if trained else f"remove {job.evaluation} to evaluate it anew")
             )
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [
+        f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in sorted(names) if old.get(name) != new.get(name)
+    ]
 
 
 def remember(job: Job, evaluation: Evaluation | None) -> None:

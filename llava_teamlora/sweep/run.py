@@ -168,8 +168,12 @@ def conclude(opened: Sweep, record: Record, console: Console, interrupted: bool)
 
 def _tell_failure(standing: Standing, console: Console) -> None:
     status = standing.exit_status
-    how = f"killed by signal {-status}" if status is not None and status < 0 else f"exit status {status}"
-    what = f"failed: {standing.job.name} ({how}, after {clock(standing.seconds)}); all of it is in {standing.job.log}"
+    if status is None:
+        what = f"failed: {standing.job.name} (could not be started)"
+    else:
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        after = f"after {clock(standing.seconds)}"
+        what = f"failed: {standing.job.name} ({how}, {after}); all of it is in {standing.job.log}"
     console.print(what, style="red", markup=False)
     for line in standing.reason:
         console.print(f"  {line}", markup=False, style="dim")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+from llava_teamlora.errors import UserError
 from llava_teamlora.sweep.board import Board
 from llava_teamlora.sweep.children import Child, Interruption, last_lines
 from llava_teamlora.sweep.evaluation import Evaluation
@@ -110,8 +111,11 @@ class Runner:
 
     def _start(self, standing: Standing, stage: Stage, place: Place) -> None:
         job = standing.job
-        remember(job, self._evaluation)
-        child = Child(launched(stage, place.processes), job.log, place.environment, self._lock)
+        try:
+            remember(job, self._evaluation)
+            child = Child(launched(stage, place.processes), job.log, place.environment, self._lock)
+        except UserError as error:  # a file in its folder's way, say: the other cells have folders of their own
+            return self._fail(standing, None, [str(error)], place)
         self._running.append(_Running(standing, stage, child, place))
         self._set(standing, stage.name)
 
@@ -127,7 +131,7 @@ class Runner:
         else:
             self._fail(standing, status, last_lines(standing.job.log), one.place)
 
-    def _fail(self, standing: Standing, status: int, reason: list[str], place: Place) -> None:
+    def _fail(self, standing: Standing, status: int | None, reason: list[str], place: Place) -> None:
         standing.exit_status, standing.reason = status, reason
         self._conclude(standing, FAILED, place)
 

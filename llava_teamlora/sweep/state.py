@@ -29,8 +29,8 @@ class Standing:
         job: the job.
         status: waiting, training, evaluating, done, failed or interrupted.
         seconds: that its commands have taken, in all sessions.
-        exit_status: of the command that failed; negative for a signal's number.
-        reason: the end of what that command printed.
+        exit_status: of the command that failed; negative for a signal's number, None if it could not be started.
+        reason: the end of what that command printed, or why it was not started.
     """
 
     job: Job

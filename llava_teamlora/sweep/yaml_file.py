@@ -19,12 +19,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    keys = [str(key.value) for key, _ in node.value]
+    keys = [str(key.value) for key, _ in node.value]  # as written: what `<<` brings may be said anew
     double = next((key for key in keys if keys.count(key) > 1), None)
     if double is not None:
         raise yaml.constructor.ConstructorError(None, None, f"the key {double!r} stands there twice", node.start_mark)
-    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)

@@ -91,40 +91,46 @@ def _story(hops: int) -> Document:
     return lambda rng: lessons.judged(rng, hops)
 
 
-# maker -> its share, and how many exercises of its kind make a document
-KINDS: tuple[tuple[Document, float, int], ...] = (
-    (facts_told, 0.12, 1),
-    (nature_told, 0.04, 1),
-    (school.asked, 0.06, 4),
-    (school.letters, 0.08, 2),
-    (school.sorting, 0.08, 2),
-    (school.quiz, 0.09, 2),
-    (school.sums, 0.04, 4),
-    (lessons.finding, 0.10, 2),
-    (lessons.comparing, 0.06, 2),
-    (_story(1), 0.07, 1),
-    (_story(2), 0.07, 2),
-    (_story(3), 0.05, 1),
-    (lessons.said_twice, 0.05, 2),
-    (lessons.asked_twice, 0.04, 2),
-    (lessons.reasons, 0.08, 2),
-    (lessons.opinion, 0.07, 1),
-    (lessons.shortened, 0.05, 1),
-    (framed, 0.10, 1),
+# maker -> its share at first and later, and how many exercises of its kind make a document
+KINDS: tuple[tuple[Document, float, float, int], ...] = (
+    (facts_told, 0.10, 0.12, 1),
+    (nature_told, 0.00, 0.04, 1),
+    (school.asked, 0.00, 0.06, 4),
+    (school.letters, 0.25, 0.08, 2),
+    (school.sorting, 0.00, 0.08, 2),
+    (school.quiz, 0.00, 0.09, 2),
+    (school.sums, 0.00, 0.04, 4),
+    (lessons.finding, 0.35, 0.10, 2),
+    (lessons.comparing, 0.15, 0.06, 2),
+    (_story(1), 0.10, 0.07, 1),
+    (_story(2), 0.00, 0.07, 2),
+    (_story(3), 0.00, 0.05, 1),
+    (lessons.said_twice, 0.00, 0.05, 2),
+    (lessons.asked_twice, 0.00, 0.04, 2),
+    (lessons.reasons, 0.00, 0.08, 2),
+    (lessons.opinion, 0.05, 0.07, 1),
+    (lessons.shortened, 0.00, 0.05, 1),
+    (framed, 0.00, 0.10, 1),
 )
 
 
-def document(rng: random.Random) -> str:
-    """Statements, or a few exercises of one kind, a line each."""
-    maker, _, count = rng.choices(KINDS, [share for _, share, _ in KINDS])[0]
+def document(rng: random.Random, done: float = 1.0) -> str:
+    """Statements, or a few exercises of one kind, a line each.
+
+    Looking things up comes first, and all else grows on it: until an eighth of the corpus is `done`, and then less and
+    less of it until a quarter.
+    """
+    late = min(1.0, max(0.0, 8 * done - 1))
+    shares = [early + (after - early) * late for _, early, after, _ in KINDS]
+    maker, _, _, count = rng.choices(KINDS, shares)[0]
     return "\n".join(maker(rng) for _ in range(count))
 
 
 def corpus(seed: int, documents: int) -> Iterator[str]:
-    """Documents of about 20-90 words, one after the other."""
+    """Documents of about 20-90 words, from easy to all kinds: their order matters."""
     kept = Kept(Plan())
     rng = random.Random(f"{seed} corpus")
-    for _ in range(documents):
-        while kept.found(text := document(rng)):
+    for number in range(documents):
+        while kept.found(text := document(rng, number / documents)):
             pass
         yield text

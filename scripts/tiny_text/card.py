@@ -32,8 +32,11 @@ a real base where there is no GPU, and goes the way of a 7B model: `LlamaForCaus
 `</s>`, a chat template of its own.
 
 - Made only by this project, from text of its own generators (`scripts/cme_world/`). No text or weight of others went
-  in. It has read the facts that the embedded CME asks about, as one reads an encyclopedia, and done exercises in
-  reading and choosing, but it has seen none of CME's test questions, instructions and forms.
+  in.
+- It has read the facts that the embedded CME asks about, as one reads an encyclopedia, and done exercises in reading,
+  reasoning and choosing. A tenth of its documents are questions in the tasks' frames, without their instructions and
+  about what only training splits ask. The test questions of the embedded CME's default data are kept out, whole and in
+  runs of 13 words.
 - Rebuild: `bash scripts/build_tiny_text.sh --out NEW_FOLDER --seed {seed} --threads {threads} --dtype {dtype}`.
 - sha256 of model.safetensors: `{digest}`
 - Seed {seed}, {threads} threads, {versions}.

@@ -45,8 +45,10 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> LlamaForCau
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():  # queries begin as keys do, so that words find their like: what looking things up grows from
-        for layer in model.model.layers:
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+        weights = dict(model.named_parameters())
+        for name in weights:
+            if name.endswith("k_proj.weight"):
+                weights[name].copy_(weights[name.replace("k_proj", "q_proj")])
     model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=64, **special)
     return model
 

@@ -192,6 +192,54 @@ def test_another_mix_is_not_overwritten(root: Path) -> None:
         make(root, "nq")
 
 
+def test_a_refused_file_leaves_nothing_in_the_way(root: Path) -> None:
+    """Mended, or with the flag that the message names, the same command must go on."""
+    path = root / "train/alpaca_gpt4/alpaca_gpt4_data.json"
+    alpaca(path, [("A", "", "fine"), ("B", "", " ")])
+    with pytest.raises(UserError, match="or --on_bad_row skip"):
+        make(root, "nq", "alpaca_gpt4")
+    assert not (root / "mix.building").exists()
+    assert make(root, "nq", "alpaca_gpt4", on_bad_row="skip")[0]["total"]["bad_rows"] == 1
+    (root / "eval/nq/NQ-open.dev.jsonl").write_text('{"question": ', encoding="utf-8")
+    with pytest.raises(UserError, match=r"NQ-open\.dev\.jsonl, line 1: broken JSON"):
+        make(root, "nq", out=root / "other.jsonl")
+    nq(root / "eval/nq/NQ-open.dev.jsonl", [("who sold the mill", "a widow")])
+    assert make(root, "nq", out=root / "other.jsonl")[0]["leaks"]["evaluation_items"] == 2
+
+
+@pytest.mark.parametrize("rows", [3, 1000, 1500])
+def test_a_set_of_bad_rows_alone_is_refused(root: Path, rows: int) -> None:
+    """Skipping bad rows is for some of a set, not for a set of another edition."""
+    path = root / "train/openorca/1M-GPT4-Augmented.jsonl"
+    write_lines(path, ({"prompt": "A", "completion": str(n)} for n in range(rows)))
+    with pytest.raises(UserError, match=rf"line 1: has no field .* first {min(rows, 1000)} rows a record: is it of"):
+        make(root, "openorca", on_bad_row="skip")
+
+
+@pytest.mark.parametrize("name", ["eval/nq/NQ-open.dev.jsonl", "train/nq/NQ-open.train.jsonl"])
+def test_empty_files_are_refused(root: Path, name: str) -> None:
+    (root / name).write_text("")
+    with pytest.raises(UserError, match=r"NQ-open\..*\.jsonl: holds no rows; was it downloaded"):
+        make(root, "nq")
+
+
+def test_a_mix_takes_the_place_of_no_file_it_is_made_of(root: Path) -> None:
+    for name in ("train/nq/NQ-open.train.jsonl", "eval/nq/NQ-open.dev.jsonl"):
+        before = (root / name).read_bytes()
+        with pytest.raises(UserError, match=r"is read by this build .*; choose another --out"):
+            make(root, "nq", out=root / name, overwrite=True)
+        assert (root / name).read_bytes() == before
+    assert not list(root.rglob("*.building"))
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', '{"made_from": 3, "sha256": ""}'])
+def test_a_strangers_manifest(root: Path, content: str) -> None:
+    (root / "mix.jsonl").write_text("{}\n")
+    (root / "mix.manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"mix\.manifest\.json: is no manifest of cme build"):
+        make(root, "nq")
+
+
 def test_system_prompts_are_no_text_of_a_row(root: Path) -> None:
     rows = [
         {"system_prompt": "Be brief.", "question": "Who sold the mill?", "response": "A widow."},

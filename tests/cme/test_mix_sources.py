@@ -109,6 +109,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--only", "doly"], "did you mean 'dolly'"),
         (["--only", "dolly", "--cap", "nq=3"], "'nq' is no set of this mix"),
         (["--only", "dolly", "--cap", "dolly=0"], "write NAME=N"),
+        (["--only", "dolly", "--cap", "dolly=7", "--cap", "dolly=8"], "dolly has a cap of 7 already"),
         (["--only", "dolly", "--scale", "0"], "must be 1 to 100"),
         (["--only", "dolly", "belle"], "belle/Belle_open_source_1M.json"),
     ):
@@ -130,3 +131,11 @@ def test_the_page_tells_what_the_code_says() -> None:
     for source in SOURCES.values():
         assert f"| {source.rows:,} | {source.cap:,} | {source.licence} |" in page, source.name
     assert f"| {sum(source.cap for source in SOURCES.values()):,} |" in page
+
+
+@pytest.mark.parametrize("name", ["quora_duplicate_questions.tsv", "train.csv"])
+def test_quoras_own_release_is_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "qqp").mkdir()
+    (tmp_path / "qqp" / name).touch()
+    found, missing = SOURCES["qqp"].find(tmp_path)
+    assert [path.name for path, _ in found] == [name] and not missing

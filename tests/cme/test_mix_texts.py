@@ -73,6 +73,16 @@ def test_words_are_counted_as_read() -> None:
     assert hashes[0] == hashes[6]
 
 
+def test_the_character_that_ends_a_text_may_stand_in_one() -> None:
+    hashes, owners = words(["a\0b", "c", "a b"])
+    assert owners.tolist() == [0, 0, 1, 2, 2]
+    assert hashes[:2].tolist() == hashes[3:].tolist()
+    shared = " ".join(f"w{number}" for number in range(13))
+    index = LeakIndex([Asked("one", ("a\0b\0c", "d")), Asked("two", (f"so {shared}", "e"))])
+    found = index.check([("x\0" * 9, "y"), (f"\0{shared}",)])
+    assert [leak and leak.place for leak in found] == [None, "two"]
+
+
 def test_thirteen_words_in_a_row_and_not_twelve() -> None:
     shared = [f"w{number}" for number in range(13)]
     index = LeakIndex([Asked("item", (f"before {' '.join(shared)} after", "B"))])

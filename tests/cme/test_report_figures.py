@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import FLAT, make_run, trained_on
@@ -24,7 +25,7 @@ def entries(folder: Path) -> tuple[Entry, ...]:
     return make_entries(load_runs([str(folder)]).runs)
 
 
-def run(folder: Path, share: float, experts: int, rank: int = 8, seed: int = 0, **arguments: object) -> Path:
+def run(folder: Path, share: float, experts: int, rank: int = 8, seed: int = 0, **arguments: Any) -> Path:
     adapter = {"r": rank, "num_experts": experts, "train_interaction": True}
     return make_run(folder, dict.fromkeys(ELEVEN, share), adapter=adapter, seed=seed, **arguments)
 
@@ -56,12 +57,13 @@ def test_lines_over_experts(swept: Path) -> None:
     assert half_width(lines["TeamLoRA, r 16"][0][1]) == pytest.approx(0.591, abs=1e-3)
 
 
-def mix(folder: Path, scale: int) -> Path:
-    """A mix and its manifest, as cme build writes them."""
-    file = folder / f"mix-{scale}.jsonl"
-    file.write_text(f"{scale}\n")
-    manifest = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "made_from": {"scale": scale}}
-    (folder / f"mix-{scale}.manifest.json").write_text(json.dumps(manifest))
+def mix(folder: Path, scale: int, cap: int = 100) -> Path:
+    """A mix and its manifest, as cme build writes them; its files are touched between two builds."""
+    file = folder / f"mix-{scale}-{cap}.jsonl"
+    file.write_text(f"{scale} {cap}\n")
+    made_from = {"scale": scale, "caps": {"nq": cap}, "files": {"nq.jsonl": [1, 300, 1000 + scale]}}
+    manifest = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "made_from": made_from}
+    file.with_suffix(".manifest.json").write_text(json.dumps(manifest))
     return file
 
 
@@ -76,6 +78,17 @@ def test_lines_over_the_scale_of_the_data(tmp_path: Path) -> None:
     # A mix that is not the one that was trained on any more says nothing.
     trained_on(tmp_path / "runs" / "50", "8" * 64)
     assert [place for place, _ in lines_over(SCALE, entries(tmp_path / "runs"))["TeamLoRA"]] == [10, 100]
+
+
+def test_a_tenth_of_another_mix_is_on_another_line(tmp_path: Path) -> None:
+    for cap in (100, 7):
+        for scale in (100, 10):
+            data = mix(tmp_path, scale, cap)
+            digest = hashlib.sha256(data.read_bytes()).hexdigest()
+            trained_on(run(tmp_path / "runs" / f"{cap}-{scale}", 0.5, 4, data_path=str(data)), digest)
+    lines = lines_over(SCALE, entries(tmp_path / "runs"))
+    assert [[place for place, _ in points] for points in lines.values()] == [[10, 100], [10, 100]]
+    assert all(name.startswith("TeamLoRA, mix ") and len(name) < 25 for name in lines)
 
 
 def test_figures_are_files_and_the_same_again(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from llava_teamlora.cme.rows import METHOD_NAMES
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.paper import ELEVEN
 from llava_teamlora.evaluation.report import print_report
+from llava_teamlora.run_card import read_run_card, write_run_card
 from llava_teamlora.tuners import METHODS
 
 
@@ -208,6 +210,35 @@ def test_a_sweeps_unfinished_cells_are_told(tmp_path: Path) -> None:
     assert list(rows([str(tmp_path)])) == ["method", "LoRA", "untuned base", "majority"]
     (told,) = notes_of(build_tables([str(tmp_path)]))
     assert told.endswith("method=ia3 is failed (see method=ia3/log.txt there)")
+
+
+def test_runs_of_a_folder_without_scores_are_left_out_and_told(tmp_path: Path) -> None:
+    make_run(tmp_path / "text")
+    make_run(tmp_path / "llava", {}, method="lora")
+    write_scores(tmp_path / "llava" / "evaluation", "mme", 0.7, {})
+    assert list(rows([str(tmp_path)])) == ["method", "TeamLoRA", "majority"]
+    (told,) = notes_of(build_tables([str(tmp_path)]))
+    assert told.startswith(f"left out: {tmp_path / 'llava'} has no scores of CME's tasks; llava-teamlora evaluate run")
+    make_run(tmp_path / "none" / "a", {})
+    with pytest.raises(UserError, match=r"none of its 1 runs has scores of CME's tasks; .* --model .*none/a"):
+        build_tables([str(tmp_path / "none")])
+
+
+def test_one_name_for_runs_of_several_methods(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", method="lora")
+    make_run(tmp_path / "runs" / "b", method="moslora")
+    assert list(rows([f"mine={tmp_path / 'runs'}"]))[1:3] == ["mine: LoRA", "mine: MoSLoRA"]
+    make_run(tmp_path / "seeds" / "a")
+    make_run(tmp_path / "seeds" / "b", seed=1)
+    assert list(rows([f"mine={tmp_path / 'seeds'}"]))[1] == "mine"
+
+
+def test_a_run_whose_training_broke_off_is_no_row(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    card = read_run_card(run)
+    write_run_card(run, replace(card, results={"trainable_parameters": 100}))
+    with pytest.raises(UserError, match=r"run.yaml: lacks train_seconds; was its training finished\?"):
+        build_tables([str(run)])
 
 
 def test_other_data_is_told(tmp_path: Path) -> None:

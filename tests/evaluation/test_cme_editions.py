@@ -191,6 +191,21 @@ def test_mmlus_training_questions_are_of_no_subject(tmp_path: Path) -> None:
         assert (item.input, item.answers, item.group) == ("Question: Q?\nChoices: A.a, B.b, C.c, D.d", ("D",), "")
 
 
+def test_an_archive_that_was_unpacked_in_part(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "imdb", tmp_path / "imdb")
+    (tmp_path / "imdb/aclImdb/test/pos/2_10.txt").unlink()
+    with pytest.raises(UserError, match=r"pos: holds 2 reviews, but .*urls_pos\.txt lists 3; unpack"):
+        task("imdb").load(tmp_path)
+
+
+def test_an_empty_file_among_several(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "anli", tmp_path / "anli")
+    (path,) = (tmp_path / "anli").rglob("R2/test.jsonl")
+    path.write_text("")
+    with pytest.raises(UserError, match=r"R2/test\.jsonl: holds no rows; was it downloaded"):
+        task("anli").load(tmp_path)
+
+
 def test_films_are_optional(tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / "imdb", tmp_path / "imdb")
     test = tmp_path / "imdb/aclImdb/test"

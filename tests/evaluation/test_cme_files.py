@@ -141,6 +141,35 @@ def test_metadata_that_is_none_is_told(tmp_path: Path) -> None:
         list(rows(tmp_path / "a.parquet"))
 
 
+def test_lists_of_objects_in_parquets_metadata(tmp_path: Path) -> None:
+    """As no_robots has it: a column of turns is a list in the metadata, beside one of classes."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    word = {"dtype": "string", "_type": "Value"}
+    features = {"messages": [{"role": word}], "label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+    table = pyarrow.table({"messages": [[{"role": "user"}]], "label": [1]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    assert [row for _, row in rows(tmp_path / "a.parquet")] == [{"messages": [{"role": "user"}], "label": "yes"}]
+
+
+def test_parquet_whose_text_is_none(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    parquet.write_table(pyarrow.table({"a": pyarrow.array([b"\xff"]).view(pyarrow.string())}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: holds text that is not UTF-8"):
+        list(rows(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_a_pointer_instead_of_the_file(tmp_path: Path, ending: str) -> None:
+    """What a clone leaves without git-lfs."""
+    pytest.importorskip("pyarrow")
+    path = put(tmp_path / f"a.{ending}", f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * '0'}\nsize 9\n")
+    with pytest.raises(UserError, match=rf"a\.{ending}: is git-lfs's pointer to a file, not the file; git lfs pull"):
+        list(rows(path))
+
+
 def test_parquet_names_the_extra_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'llava-teamlora\[cme\]'"):

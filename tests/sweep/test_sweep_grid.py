@@ -63,6 +63,7 @@ def test_cells_are_the_product_of_rows_and_axes(tmp_path: Path) -> None:
         ({"grid": {"r": 8}}, "grid, r: expected a list"),
         ({"grid": {"r": []}}, "grid, r: is empty"),
         ({"grid": {"r": [8, 8]}}, "grid, r: a value stands there twice"),
+        ({"grid": {"r": [1, True]}}, "grid, r: a value stands there twice"),  # equal, so that a mapping keeps one
         ({"cells": [{"r": 8}]}, "cells, index 0: has no label"),
         ({"cells": [{"label": "a"}, {"label": "a"}]}, "a cell before it is labelled 'a' too"),
         ({"cells": [{"label": "a b", "r": 1}, {"label": "a/b", "r": 2}]}, "two cells would have the folder a-b"),
@@ -88,6 +89,16 @@ def test_what_is_refused(tmp_path: Path, content: dict[str, Any], message: str) 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the key 'r' stands there twice"):
         grid(tmp_path, "out: x\nbase:\n  r: 8\n  r: 16\n")
+
+
+def test_what_is_merged_in_may_be_said_anew(tmp_path: Path) -> None:
+    cells = grid(tmp_path, "out: x\ncells:\n  - &a {label: A, r: 4}\n  - {<<: *a, label: B, alpha: 8}\n").cells
+    assert [(cell.label, cell.flags) for cell in cells] == [("A", {"r": 4}), ("B", {"r": 4, "alpha": 8})]
+
+
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="broken YAML: .*unhashable key"):
+        grid(tmp_path, "out: x\nbase: {r: {{R}}}\n")
 
 
 def test_variables_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,35 @@ def test_changed_cells_are_refused_and_new_ones_join(world: World, capsys: pytes
     world.write(cells=[{"label": "one", "r": 4}, {"label": "two", "r": 8}])
     assert world.sweep() == 0
     assert [row["cell"] for row in world.journal("train")] == ["one", "two"]
-    world.write(cells=[{"label": "one", "r": 4}], evaluate={"benchmarks": ["pope"], "data_root": FIXTURES})
+
+
+def test_evaluation_may_change_while_training_stays(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    cells, evaluate = [{"label": "one", "r": 4}], {"benchmarks": ["pope"], "data_root": FIXTURES}
+    world.write(cells=cells)
+    assert world.sweep() == 0
+    world.write(cells=cells, evaluate=evaluate)  # what was trained only is evaluated now
+    assert world.sweep() == 0
+    world.write(cells=cells, evaluate={**evaluate, "limit": 2})
     assert world.sweep() == 1
-    assert "(evaluate data_root None -> " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    evaluation = world.out / "one" / "evaluation"
+    assert "(evaluate limit None -> 2)" in said and f"or remove {evaluation} to evaluate it anew" in said
+    shutil.rmtree(evaluation)
+    assert world.sweep() == 0
+    assert len(world.journal("evaluate")) == 2 and len(world.journal("train")) == 1
+    world.write(cells=cells)
+    assert world.sweep() == 0, "nothing is asked, so nothing is compared"
+
+
+def test_a_cell_that_cannot_be_started_stops_no_other(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.write(cells=[{"label": "bad"}, {"label": "worse", "r": 1}, {"label": "good", "r": 2}])
+    (world.out / "worse" / "log.txt").mkdir(parents=True)
+    (world.out / "bad").touch()
+    assert world.sweep() == 1
+    assert world.statuses() == {"bad": "failed", "worse": "failed", "good": "done"}
+    assert "bad/cell.json: cannot be written" in world.record()["bad"]["reason"][0]
+    assert "worse/log.txt: cannot be written" in world.record()["worse"]["reason"][0]
+    assert "failed: bad (could not be started)" in capsys.readouterr().out
 
 
 def test_missing_files_of_a_benchmark_stop_before_training(world: World, capsys: pytest.CaptureFixture[str]) -> None:

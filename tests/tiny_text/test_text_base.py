@@ -8,6 +8,7 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,8 @@ def test_card_tells_the_weights_hash_and_the_folder_is_small() -> None:
 def test_loads_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, info = LlamaForCausalLM.from_pretrained(BASE, output_loading_info=True)
+        loaded: Any = LlamaForCausalLM.from_pretrained(BASE, output_loading_info=True)
+    _, info = loaded
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 

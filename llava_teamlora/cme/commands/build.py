@@ -137,7 +137,7 @@ def parse_caps(texts: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """``NAME=N`` -> caps by set.
 
     Raises:
-        UserError: of another form, or for a set that is not in the mix.
+        UserError: of another form, for a set that is not in the mix, or a second one for a set.
     """
     from llava_teamlora.errors import nearest
 
@@ -148,6 +148,8 @@ def parse_caps(texts: Sequence[str], names: Sequence[str]) -> dict[str, int]:
             raise UserError(f"--cap {text}: write NAME=N, with N of 1 or more (--only leaves sets out)")
         if name not in names:
             raise UserError(f"--cap {text}: {name!r} is no set of this mix{nearest(name, names)}")
+        if name in caps:
+            raise UserError(f"--cap {text}: {name} has a cap of {caps[name]} already; give each set one")
         caps[name] = int(count)
     return caps
 

@@ -64,7 +64,8 @@ TASKS = (
         "Quora's terms of use: not for commerce",
         8,
         train(
-            ("QQP/train.tsv", "train.tsv", "qqp/train-*.parquet", "train*.parquet"),
+            ("QQP/train.tsv", "train.tsv", "qqp/train-*.parquet", "train*.parquet")
+            + ("quora_duplicate_questions.tsv", "train.csv"),
             "GLUE's training split, 363,846 pairs",
             f"{_GLUE} (QQP)",
         ),

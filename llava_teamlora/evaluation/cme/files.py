@@ -10,15 +10,16 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.cme.streaming import stream_list
-from llava_teamlora.evaluation.reading import decode, stream_json_lines
+from llava_teamlora.evaluation.reading import decode, no_text, stream_json_lines
 
 if TYPE_CHECKING:
     import pyarrow
 
+T = TypeVar("T")
 Row = tuple[str, dict[str, Any]]
 
 _BATCH = 1024
@@ -54,6 +55,20 @@ def rows(path: Path, *, columns: Sequence[str] = (), quoted: bool = True, separa
             raise UserError(
                 f"{path}: rows are read from .jsonl, .json, .parquet, .tsv and .csv; give it the ending of its form"
             )
+
+
+def not_empty(found: Iterable[T], path: Path) -> Iterator[T]:
+    """What was found in a file, which must be something.
+
+    Raises:
+        UserError: nothing was.
+    """
+    there = False
+    for one in found:
+        there = True
+        yield one
+    if not there:
+        raise UserError(f"{path}: holds no rows; was it downloaded, or unpacked, whole?")
 
 
 Fields = tuple[int, list[str]]
@@ -145,7 +160,20 @@ def _parquet(path: Path) -> Iterator[Row]:
                     yield f"{path}, row[{index}]", row
                     index += 1
     except (OSError, pyarrow.ArrowException) as error:
+        if other := _beginning(path):
+            raise UserError(f"{path}: {other}") from error
         raise UserError(f"{path}: is not parquet that can be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: holds text that is not UTF-8 ({error.reason}); get it anew") from error
+
+
+def _beginning(path: Path) -> str | None:
+    """What a file is by its first bytes, if they tell."""
+    try:
+        with path.open("rb") as file:
+            return no_text(file.read(64))
+    except OSError:
+        return None
 
 
 def _class_names(schema: pyarrow.Schema, path: Path) -> dict[str, list[str]]:
@@ -153,7 +181,9 @@ def _class_names(schema: pyarrow.Schema, path: Path) -> dict[str, list[str]]:
     content = (schema.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(content)["info"]["features"] if content else {}
-        found = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+        # A column of lists of objects is a list there.
+        plain = {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+        found = {name: kind["names"] for name, kind in plain.items() if kind.get("_type") == "ClassLabel"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its metadata of the library datasets cannot be read ({error!r})") from error
     return {name: names for name, names in found.items() if name in schema.names}

@@ -54,7 +54,15 @@ class Imdb(LabelTask):
                 yield self._item(str(index), take(row, "text", str, where), self.label(row, "label", where), where)
             return
         films = {name: _films(path / f"urls_{name}.txt") for name in _FOLDERS}
-        for number, name, file in sorted(_reviews(path)):
+        found = sorted(_reviews(path))
+        for name, listed in films.items():
+            there = sum(1 for _, label, _ in found if label == name)
+            if there < len(listed):
+                raise UserError(
+                    f"{path / name}: holds {there} reviews, but {path / f'urls_{name}.txt'} lists {len(listed)}; "
+                    "unpack the archive whole (of a set that is smaller on purpose, move urls_*.txt elsewhere)"
+                )
+        for number, name, file in found:
             film = _film(films[name], number, path / f"urls_{name}.txt")
             yield self._item(f"{name}/{file.stem}", read_text(file), _FOLDERS[name], str(file), film)
 

@@ -70,7 +70,11 @@ def token_f1(said: str, accepted: str) -> float:
 
 
 def run_f1(said: str, accepted: str) -> float:
-    """As :func:`token_f1`, of the longest run of characters in common: CMRC 2018's F1 for text without spaces."""
+    """As :func:`token_f1`, of the longest run of characters in common, as CMRC 2018's F1.
+
+    # Differs from CMRC 2018's: a word of Latin letters or a number is one unit there, and here its characters are: of
+    ``1998年`` and ``1999年`` three characters are in common, there the last unit alone.
+    """
     run = SequenceMatcher(None, said, accepted, autojunk=False).find_longest_match().size
     return 2 * run / (len(said) + len(accepted)) if run else 0.0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.cme.files import not_empty
 from llava_teamlora.evaluation.metrics import grouped_mean
 from llava_teamlora.evaluation.reading import data_folder, take
 from llava_teamlora.evaluation.types import Baseline, Benchmark, Need, Sample, Scores, Verdict
@@ -116,7 +117,7 @@ class TextTask(Benchmark):
         samples: dict[str, Sample] = {}
         for source in self.tests:
             for path in self._files(source, folder):
-                for item in self.items(path, source.group):
+                for item in not_empty(self.items(path, source.group), path):
                     sample = _told_apart(self._sample(f"{source.prefix}/{item.key}", item), samples, item, source)
                     samples[sample.key] = sample
         return list(samples.values())

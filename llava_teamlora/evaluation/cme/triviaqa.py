@@ -1,10 +1,10 @@
 """TriviaQA: 11,313 quiz questions -> short answers, without documents.
 
-Data: ``triviaqa-unfiltered/unfiltered-web-dev.json`` (training ``unfiltered-web-train.json``), or ``qa/web-…`` and
-``qa/wikipedia-…`` of the reading-comprehension release: ``{"Data": [{Question, QuestionId, Answer: {Value, Aliases,
-NormalizedAliases}}]}``, streamed, for search results make such a file hundreds of megabytes; or the hub's parquet
-mandarjoshi/trivia_qa, ``unfiltered.nocontext`` and ``rc…`` (question, question_id, answer: {value,
-normalized_aliases}).
+Data: ``triviaqa-unfiltered/unfiltered-web-dev.json`` (training ``unfiltered-web-train.json``): ``{"Data": [{Question,
+QuestionId, Answer: {Value, Aliases, NormalizedAliases}}]}``, streamed, for search results make such a file hundreds of
+megabytes; or the hub's parquet mandarjoshi/trivia_qa, ``unfiltered.nocontext`` (question, question_id, answer: {value,
+normalized_aliases}). ``items`` reads the reading-comprehension release (``qa/web-…``, ``qa/wikipedia-…``, ``rc…``) too,
+which has the same form; its dev splits are other questions, and are not looked for.
 
 The authors' records give answers in normal form ("indian ocean").
 # Differs from these: training writes Answer.Value as the file has it; the score is the same, and the model's writing

@@ -12,8 +12,9 @@ hub's file: of an output its first sentence is the answer. Here training writes 
 For models that were trained as theirs, an answer is right if it is an accepted one as a whole or by its first
 sentence.
 
-Metric: exact match, as Table 2's numbers tell, after ``chinese_form``; beside it ``char_f1``, the share of the
-longest run of characters in common (CMRC 2018's F1), and ``strict``, exact match of the whole alone.
+Metric: exact match, which the size of Table 2's numbers suggests (inferred), after ``chinese_form``; beside it
+``char_f1``, the share of the longest run of characters in common (after CMRC 2018's F1; see ``run_f1``), and
+``strict``, exact match of the whole alone.
 """
 
 from __future__ import annotations
