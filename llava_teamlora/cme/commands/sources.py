@@ -76,7 +76,7 @@ def lines(source: MixSource, root: Path) -> list[str]:
     found, missing = source.find(root)
     state = "missing" if not found else "in part" if missing else "there"
     said = [
-        f"{state:<7}  {source.name:<12}  {source.cap:>9,} of {source.rows:,} records; {source.licence}",
+        f"{state:<7}  {source.name:<12}  up to {source.cap:>7,} of the set's {source.rows:,} records; {source.licence}",
         f"         {source.basis}",
     ]
     folder = root / source.name
