@@ -273,7 +273,7 @@ def test_after_an_interruption_what_is_of_use_comes_last(tmp_path: Path) -> None
     )
     launcher.write_text("\n".join(lines))
     launcher.chmod(0o755)
-    variables = "GPUS=2 MODEL=m MODEL_BASE= ENDPOINT= DATA_ROOT= BATCH= MODE= LIMIT= SHOW="
+    variables = "GPUS=2 MODEL=m MODEL_BASE= VERSION= ENDPOINT= DATA_ROOT= BATCH= MODE= LIMIT= SHOW="
     running = subprocess.Popen(
         ["bash", "-c", f"set -euo pipefail; source {EVAL / 'common.sh'}; {variables}; run pope out; echo went on"],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},

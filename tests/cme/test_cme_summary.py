@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_runs import FLAT, make_run, make_untuned, write_scores
+from scored_runs import FLAT, make_run, make_untuned, write_scores
 
 from llava_teamlora.evaluation.paper import ELEVEN
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import FLAT, make_run, trained_on
+from scored_runs import FLAT, make_run, trained_on
 from PIL import Image
 
 from llava_teamlora.cli import main

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_runs import BASE, FLAT, make_run, make_scores, make_untuned, trained_on, write_scores
+from scored_runs import BASE, FLAT, make_run, make_scores, make_untuned, trained_on, write_scores
 from rich.console import Console
 
 from llava_teamlora.cli import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from made_runs import FLAT, make_scores, write_scores
+from scored_runs import FLAT, make_scores, write_scores
 
 from llava_teamlora.evaluation.paper import ELEVEN, HEADS, NINE
 from llava_teamlora.evaluation.report import build_report

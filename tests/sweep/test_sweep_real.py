@@ -32,7 +32,8 @@ def example(tmp_path: Path) -> Path:
     content = yaml.safe_load(text)
     base = content["base"]
     # The config names the data where the page's preparation puts it.
-    base |= {"data_path": f"{tmp_path}/easy-vqa/train.json", "validation_data_path": None, "eval_strategy": "no"}
+    prepared = {name: f"{tmp_path}/easy-vqa/{name}.json" for name in ("train", "validation")}
+    base |= {"data_path": prepared["train"], "validation_data_path": prepared["validation"], "eval_strategy": "no"}
     base |= {"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True}
     content["evaluate"] |= {"limit": 6, "device": "cpu"}
     path = tmp_path / "grid.yaml"
