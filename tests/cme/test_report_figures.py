@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scored_runs import FLAT, make_run, trained_on
 from PIL import Image
+from scored_runs import FLAT, make_run, trained_on
 
 from llava_teamlora.cli import main
 from llava_teamlora.cme.plots import AXES, draw_figures, lines_over

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scored_runs import BASE, FLAT, make_run, make_scores, make_untuned, trained_on, write_scores
 from rich.console import Console
+from scored_runs import BASE, FLAT, make_run, make_scores, make_untuned, trained_on, write_scores
 
 from llava_teamlora.cli import main
 from llava_teamlora.cme.report import build_tables, draw_tables, notes_of
