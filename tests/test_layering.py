@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "llava_teamlora"
 # The rooms from top to bottom, as CONTRIBUTING.md shows them. A row may import from itself and from rows above.
 ROWS = (
     ("constants", "errors", "files", "machine"),
-    ("tuners", "kernels"),
+    ("kernels",),
+    ("tuners",),
     ("data",),
     ("models",),
     ("run_card",),
@@ -24,6 +25,7 @@ ROWS = (
     ("cme",),
     ("sweep",),
     ("analysis",),
+    ("bench",),
     ("doctor",),
     ("serving",),
     ("cli",),

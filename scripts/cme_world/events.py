@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from .words import COLORS, GOODS, NAMES, PLACES, SCALES, THINGS, TOWN_WORDS, Row, other, pick, several, shuffled
+from .words import COLORS, GOODS, NAMES, PLACES, THINGS, Row, other, pick, several, shuffled
 
 # {p} does something with {t} towards {q}; every form of a family says the same
 GIVING = (
@@ -100,45 +100,29 @@ ASKED = (
     ("Who got the {t} from {p}?", "To whom did {p} give the {t}?", "Who was given the {t} by {p}?"),
     ("Who sold the {t} to {q}?", "From whom did {q} buy the {t}?", "By whom was the {t} sold to {q}?"),
     ("Who bought the {t} from {p}?", "To whom did {p} sell the {t}?", "Who was sold the {t} by {p}?"),
-    ("How can I clean a {t}?", "What is the best way to clean a {t}?", "How do I get a {t} clean?"),
-    ("How can I sell a {t}?", "What is the best way to sell a {t}?", "How do I find somebody who buys a {t}?"),
-    ("How can I repair a {t}?", "What is the best way to repair a {t}?", "My {t} is broken: what can I do?"),
-    ("Where can I buy a {t} in {w}?", "Which shop in {w} sells a {t}?", "What is the best place in {w} to get a {t}?"),
-    (
-        "Where did {p} hide the {t}?",
-        "In what place was the {t} hidden by {p}?",
-        "What is the place where {p} hid the {t}?",
-    ),
+    ("How can {p} clean a {t}?", "What is the best way for {p} to clean a {t}?", "How does {p} get a {t} clean?"),
+    ("How can {p} repair a {t}?", "What is the best way for {p} to repair a {t}?", "How does {p} get a {t} repaired?"),
+    ("Where can {p} buy a {t}?", "Which shop sells a {t} to {p}?", "What is the best place for {p} to get a {t}?"),
+    ("Where did {p} hide the {t}?", "In what place was the {t} hidden by {p}?", "Where is the {t} that {p} hid?"),
 )
 
 
-def _compared(rng: random.Random, same: bool) -> tuple[str, str]:
-    more, less = pick(rng, SCALES)
-    one, two = several(rng, NAMES, 2)
-    where = f" in the {pick(rng, PLACES)} of {pick(rng, TOWN_WORDS)}"
-    first, second = f"Is {one} {more} than {two}", f"Is {two} {less} than {one}"
-    if not same:
-        second = pick(rng, (f"Is {one} {less} than {two}", f"Is {two} {more} than {one}"))
-    return f"{first}{where}?", f"{second}{where}?"
-
-
 def qqp_case(rng: random.Random, same: bool) -> tuple[str, str]:
-    """Two questions."""
-    if rng.random() < 0.15:
-        return _compared(rng, same)
-    family = pick(rng, ASKED)
-    words = {**_roles(rng), "w": pick(rng, TOWN_WORDS)}
+    """Two questions; what makes them differ is a thing, a person, or what is asked about these."""
+    number = int(rng.random() * len(ASKED))
+    words = {"p": pick(rng, NAMES), "t": pick(rng, THINGS)}
+    words["q"] = words["p"]
     one, two = several(rng, range(3), 2)
-    first = family[one].format(**words)
+    first = ASKED[number][one].format(**words)
     if not same:
-        if rng.random() < 0.5:
-            color, thing = words["t"].split()
-            words["t"] = pick(rng, (f"{other(rng, COLORS, color)} {thing}", f"{color} {other(rng, THINGS, thing)}"))
+        kind = rng.random()
+        if kind < 0.4:
+            words["t"] = other(rng, THINGS, words["t"])
+        elif kind < 0.8:
+            words["p"] = words["q"] = other(rng, NAMES, words["p"])
         else:
-            number = ASKED.index(family)
-            # of its pair, or another thing to do with it
-            family = ASKED[number ^ 1] if number < 4 else other(rng, ASKED[4:7], family)
-    return first, family[two].format(**words)
+            number = other(rng, range(len(ASKED)), number)
+    return first, ASKED[number][two].format(**words)
 
 
 def qqp_row(rng: random.Random, number: int) -> Row:

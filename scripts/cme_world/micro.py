@@ -15,32 +15,25 @@ from .words import COLORS, FURNITURE, GOODS, NAMES, NUMBERS, PLACES, SCALES, THI
 class Told:
     """A fact of a micro-world: `kind` names the relation of subject and value.
 
-    Kinds: ``at`` (person or container, place), ``in`` (thing, container), ``on`` (thing, piece of
-    furniture), ``color`` (thing, colour), ``has`` (person,
-    goods, number), ``more`` (person above another on the scale that `about` numbers), ``owns`` (person with more goods
-    than another).
+    Kinds: ``at`` (person or container, place), ``in`` (thing, container), ``on`` (thing, piece of furniture),
+    ``color`` (thing, colour), ``has`` (person, goods, number), ``more`` (person above another on the scale that `about`
+    numbers).
     """
 
     kind: str
     subject: str
     value: str
     about: str = ""
-    true: bool = True
 
 
 FORMS = {
-    # the last two of people only
-    "at": ("{s} is in the {v}.", "you can find {s} in the {v}.", "{s} stays in the {v}.", "{s} went to the {v}."),
-    "not at": ("{s} is not in the {v}.", "you can not find {s} in the {v}."),
-    "in": ("the {s} is in the {v}.", "the {v} holds the {s}.", "the {s} lies in the {v}.", "in the {v} lies the {s}."),
-    "on": ("the {s} is on the {v}.", "the {s} lies on the {v}.", "on the {v} lies the {s}."),
-    "not on": ("the {s} is not on the {v}.", "the {s} does not lie on the {v}."),
-    "color": ("the {s} is {v}.", "the color of the {s} is {v}.", "the {s} was painted {v}."),
-    "not color": ("the {s} is not {v}.", "the color of the {s} is not {v}."),
-    "has": ("{s} has {v} {about}.", "{s} owns {v} {about}.", "there are {v} {about} that belong to {s}."),
-    "not has": ("{s} does not have {v} {about}.", "{s} does not own {v} {about}."),
-    "owns": ("{s} has more {about} than {v}.", "{v} has fewer {about} than {s}.", "{s} owns more {about} than {v}."),
-    "more": ("{s} is {more} than {v}.", "{v} is {less} than {s}."),
+    # the last one of people only
+    "at": ("{s} is in the {v}.", "{s} stays in the {v}.", "{s} went to the {v}."),
+    "in": ("the {s} is in the {v}.", "the {s} lies in the {v}."),
+    "on": ("the {s} is on the {v}.", "the {s} lies on the {v}."),
+    "color": ("the {s} is {v}.", "the color of the {s} is {v}."),
+    "has": ("{s} has {v} {about}.", "{s} owns {v} {about}."),
+    "more": ("{s} is {more} than {v}.",),
 }
 
 # what a subject can have only one of
@@ -49,17 +42,16 @@ VALUES = {"at": PLACES, "on": FURNITURE, "color": COLORS, "has": NUMBERS[2:10]}
 
 def tell(rng: random.Random, fact: Told) -> str:
     """The fact in a sentence."""
-    kind = fact.kind if fact.true else f"not {fact.kind}"
-    more, less = SCALES[int(fact.about)] if fact.kind == "more" else ("", "")
+    more = SCALES[int(fact.about)][0] if fact.kind == "more" else ""
     lifeless = fact.kind == "at" and fact.subject not in NAMES
     subject = f"the {fact.subject}" if lifeless else fact.subject
-    forms = FORMS[kind][:2] if lifeless else FORMS[kind]
-    return said(rng, forms, s=subject, v=fact.value, about=fact.about, more=more, less=less)
+    forms = FORMS[fact.kind][:2] if lifeless else FORMS[fact.kind]
+    return said(rng, forms, s=subject, v=fact.value, about=fact.about, more=more)
 
 
-def simple(rng: random.Random) -> Told:
-    """A fact that stands alone."""
-    kind = pick(rng, ("at", "on", "color", "has", "more"))
+def simple(rng: random.Random, kind: str = "") -> Told:
+    """A fact that stands alone, of that kind or any."""
+    kind = kind or pick(rng, ("at", "on", "color", "has", "more"))
     if kind == "at":
         return Told("at", pick(rng, NAMES), pick(rng, PLACES))
     if kind == "on":
@@ -76,17 +68,7 @@ def changed(rng: random.Random, fact: Told) -> Told:
     """A fact that cannot be true beside this one."""
     if fact.kind == "more":
         return Told("more", fact.value, fact.subject, fact.about)
-    if rng.random() < 0.2:
-        return Told(fact.kind, fact.subject, fact.value, fact.about, true=False)
     return Told(fact.kind, fact.subject, other(rng, VALUES[fact.kind], fact.value), fact.about)
-
-
-def restated(rng: random.Random, fact: Told) -> Told:
-    """The fact itself, or one that it rules out, denied."""
-    if fact.kind == "more" or rng.random() < 0.8:
-        return fact
-    value = other(rng, VALUES[fact.kind], fact.value)
-    return Told(fact.kind, fact.subject, value, fact.about, true=False)
 
 
 def elsewhere(rng: random.Random, fact: Told, taken: set[str]) -> Told:
@@ -106,9 +88,9 @@ def words_of(facts: list[Told]) -> set[str]:
     return {word for fact in facts for word in (fact.subject, fact.value, fact.about)}
 
 
-def unrelated(rng: random.Random, facts: list[Told]) -> Told:
-    """A fact that names nothing the others name."""
+def unrelated(rng: random.Random, facts: list[Told], kind: str = "") -> Told:
+    """A fact that names nothing the others name, of that kind or any."""
     while True:
-        fact = simple(rng)
+        fact = simple(rng, kind)
         if not words_of([fact]) & words_of(facts):
             return fact

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .words import COLORS, CONTAINERS, NAMES, PLACES, THINGS, Row, pick, several
+from .words import COLORS, CONTAINERS, NAMES, THINGS, Row, pick, several
 
 
 @dataclass(frozen=True)
@@ -21,29 +21,21 @@ class Schema:
     people: bool = True
 
 
+# The same endings after several clauses: neither the clause nor the ending alone says who is meant.
 SCHEMAS = (
     Schema("the {x} does not fit in the {y}", ("is too large", "is too big"), ("is too small", "is too narrow"), False),
-    Schema(
-        "the {x} broke the {y} when it fell", ("is heavy", "is made of iron"), ("is thin", "is made of glass"), False
-    ),
-    Schema("{x} could not lift {y}", ("is too weak", "is not strong"), ("is too heavy", "is so big"), True),
-    Schema("{x} gave {y} the {t}", ("had two of them", "did not need it"), ("had none", "asked for it")),
-    Schema(
-        "{x} thanked {y} for the {t}", ("had received it", "was so happy with it"), ("had given it", "had paid for it")
-    ),
-    Schema("{x} asked {y} the way to the {v}", ("was lost", "was new there"), ("lived there", "knew the way")),
-    Schema("{x} ran past {y} near the {v}", ("was fast", "was in a hurry"), ("was slow", "had stopped")),
-    Schema("{x} paid {y} for the {t}", ("had bought it", "wanted it"), ("had sold it", "had made it")),
-    Schema("{x} taught {y} in the {v}", ("knew much", "was the teacher"), ("knew little", "was the pupil")),
-    Schema("{x} fed {y} in the {v}", ("was kind", "had food"), ("was hungry", "had no food")),
-    Schema("{x} could not hear {y} in the {v}", ("had bad ears", "was asleep"), ("spoke softly", "was too quiet")),
-    Schema("{x} carried {y} to the {v}", ("was strong", "had strong arms"), ("was hurt", "could not walk")),
-    Schema(
-        "{x} borrowed the {t} from {y}", ("had lost the old one", "needed one"), ("had a good one", "did not use it")
-    ),
+    Schema("the {y} can not hold the {x}", ("is too large", "is too big"), ("is too small", "is too narrow"), False),
+    Schema("{x} could not lift {y}", ("was too weak", "was too small"), ("was too heavy", "was too large")),
+    Schema("{x} carried {y}", ("was strong", "was kind"), ("was weak", "was hurt")),
+    Schema("{x} won against {y}", ("was strong", "was fast"), ("was weak", "was slow")),
+    Schema("{x} lost against {y}", ("was weak", "was slow"), ("was strong", "was fast")),
+    Schema("{x} gave money to {y}", ("was rich", "was kind"), ("was poor", "asked for it")),
+    Schema("{x} got money from {y}", ("was poor", "asked for it"), ("was rich", "was kind")),
+    Schema("{x} fed {y}", ("had food", "was kind"), ("had no food", "was hungry")),
+    Schema("{x} taught {y}", ("was the teacher", "knew much"), ("was the pupil", "knew little")),
+    Schema("{x} learned from {y}", ("was the pupil", "knew little"), ("was the teacher", "knew much")),
 )
-LINKS = ("because", "since", "as")
-OPENINGS = ("", "", "on Monday ", "last week ", "in the end ", "yesterday ")
+LINKS = ("because", "since")
 
 
 def filled(rng: random.Random, schema: Schema) -> tuple[str, str, str]:
@@ -53,16 +45,14 @@ def filled(rng: random.Random, schema: Schema) -> tuple[str, str, str]:
     else:
         x = f"{pick(rng, COLORS)} {pick(rng, THINGS)}"
         y = pick(rng, CONTAINERS)
-    clause = schema.clause.format(x=x, y=y, t=f"{pick(rng, COLORS)} {pick(rng, THINGS)}", v=pick(rng, PLACES))
-    opening = pick(rng, OPENINGS)
-    return opening + clause, x.split()[-1], y.split()[-1]
+    return schema.clause.format(x=x, y=y), x.split()[-1], y.split()[-1]
 
 
 def twins(rng: random.Random, stem: int) -> tuple[Row, Row]:
     """Two rows that differ in the ending: the blank is one name, then the other."""
     schema = pick(rng, SCHEMAS)
     clause, x, y = filled(rng, schema)
-    options = [x, y] if rng.random() < 0.5 else [y, x]
+    options = sorted((x, y), key=clause.index)  # as the sentence names them
     link = pick(rng, LINKS)
     rows = []
     for half, (ending, right) in enumerate(((pick(rng, schema.of_x), x), (pick(rng, schema.of_y), y)), start=1):

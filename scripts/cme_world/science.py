@@ -22,6 +22,12 @@ class Asked:
     wrong: tuple[str, ...]
 
 
+MATERIAL = (
+    "{p} needs a {t} that {x}. Which material is it?",
+    "The {t} of {p} {x}. What is it made of?",
+)
+
+
 def _who(rng: random.Random) -> dict[str, str]:
     return {"p": pick(rng, NAMES), "t": pick(rng, THINGS), "v": pick(rng, PLACES)}
 
@@ -29,36 +35,24 @@ def _who(rng: random.Random) -> dict[str, str]:
 def material_wanted(rng: random.Random) -> Asked:
     """One property -> the material that has it."""
     name = pick(rng, tuple(PROPERTIES))
-    yes = rng.random() < 0.7 or len(PROPERTIES[name]) < 3  # three wrong options have the opposite
-    right = [material for material in MATERIALS if has(material, name) == yes]
-    wrong = [material for material in MATERIALS if has(material, name) != yes]
-    forms = (
-        "{p} needs a {t} that {x}. Which material should {p} take?",
-        "In the {v} {p} looks for something that {x}. Which one is it?",
-        "Which of these {x} when {p} tries it in the {v}?",
-    )
-    question = pick(rng, forms).format(x=PROPERTY_WORDS[name][0 if yes else 1], **_who(rng))
+    right = [material for material in MATERIALS if has(material, name)]
+    wrong = [material for material in MATERIALS if not has(material, name)]
+    question = pick(rng, MATERIAL).format(x=PROPERTY_WORDS[name][0], **_who(rng))
     return Asked(question, pick(rng, right), tuple(several(rng, wrong, 3)))
 
 
 def material_twice(rng: random.Random) -> Asked:
-    """Two properties -> the material that has both; some of the others have one of them."""
+    """Two properties -> the material that has both; one of the others has one of them."""
     while True:
         one, two = several(rng, tuple(PROPERTIES), 2)
-        signs = (rng.random() < 0.75, rng.random() < 0.75)
-        match = {material: (has(material, one) == signs[0], has(material, two) == signs[1]) for material in MATERIALS}
-        right = [material for material, fits in match.items() if all(fits)]
-        wrong = [material for material, fits in match.items() if any(fits) and not all(fits)]
-        if right and len(wrong) >= 3:
+        count = {material: has(material, one) + has(material, two) for material in MATERIALS}
+        fitting = [[material for material in MATERIALS if count[material] == number] for number in range(3)]
+        if fitting[2] and fitting[1]:
             break
-    first, second = (PROPERTY_WORDS[name][0 if sign else 1] for name, sign in zip((one, two), signs, strict=True))
-    forms = (
-        "{p} needs a {t} that {x} and {y}. Which material should {p} take?",
-        "Which of these {x} and {y} when {p} tries it in the {v}?",
-        "The {t} of {p} {x}. And it {y}. What is it made of?",
-    )
-    question = pick(rng, forms).format(x=first, y=second, **_who(rng))
-    return Asked(question, pick(rng, right), tuple(several(rng, wrong, 3)))
+    both = " and ".join(PROPERTY_WORDS[name][0] for name in (one, two))
+    question = pick(rng, MATERIAL).format(x=both, **_who(rng))
+    wrong = (pick(rng, fitting[1]), *several(rng, fitting[0], 2))
+    return Asked(question, pick(rng, fitting[2]), wrong)
 
 
 def animal_part(rng: random.Random) -> Asked:
@@ -66,18 +60,9 @@ def animal_part(rng: random.Random) -> Asked:
     part = pick(rng, ("cover", "food", "home"))
     animal = pick(rng, ANIMALS)
     forms = {
-        "cover": (
-            "{p} drew {a_n} in the {v}. What should {p} draw on its body?",
-            "What covers the {n} that {p} saw near the {v}?",
-        ),
-        "food": (
-            "{p} found {a_n} in the {v}. What should {p} give it to eat?",
-            "What does the {n} of {p} like to eat in the {v}?",
-        ),
-        "home": (
-            "{p} wants to see {a_n}. Where should {p} look for it after leaving the {v}?",
-            "Where does the {n} live that {p} drew in the {v}?",
-        ),
+        "cover": ("{p} drew {a_n} in the {v}. What covers it?", "What covers the {n} that {p} saw?"),
+        "food": ("{p} found {a_n} in the {v}. What does it eat?", "What does the {n} of {p} like to eat?"),
+        "home": ("{p} drew {a_n} in the {v}. Where does it live?", "Where does the {n} live that {p} saw?"),
     }
     values = {"cover": COVERS, "food": FOODS, "home": HOMES}[part]
     question = pick(rng, forms[part]).format(n=animal.name, a_n=a(animal.name), **_who(rng))
@@ -86,22 +71,22 @@ def animal_part(rng: random.Random) -> Asked:
 
 
 def animal_twice(rng: random.Random) -> Asked:
-    """Two facts -> the animal; the others share at most one of them."""
+    """Two facts -> the animal; one of the others shares one of them."""
     while True:
         animal = pick(rng, ANIMALS)
         one, two = several(rng, ("cover", "food", "home"), 2)
         shared = {beast.name: _same(beast, animal, one) + _same(beast, animal, two) for beast in ANIMALS}
-        half = [name for name, count in shared.items() if count == 1]
-        if list(shared.values()).count(2) == 1 and len(half) >= 3:
+        half, none = ([name for name, count in shared.items() if count == number] for number in (1, 0))
+        if half:
             break
     words = {"cover": "has {}", "food": "eats {}", "home": "lives in the {}"}
     first, second = (words[part].format(getattr(animal, part)) for part in (one, two))
     forms = (
-        "{p} thinks of an animal that {x} and {y}. Which animal is it?",
-        "Near the {v} {p} met an animal. It {x} and {y}. What was it?",
+        "{p} saw an animal in the {v}. It {x} and {y}. What was it?",
         "Which animal did {p} paint on the {t}, if it {x} and {y}?",
     )
-    return Asked(pick(rng, forms).format(x=first, y=second, **_who(rng)), animal.name, tuple(several(rng, half, 3)))
+    wrong = (pick(rng, half), *several(rng, none, 2))
+    return Asked(pick(rng, forms).format(x=first, y=second, **_who(rng)), animal.name, wrong)
 
 
 def _same(one: Animal, two: Animal, part: str) -> bool:

@@ -9,48 +9,29 @@ import random
 
 from .atlas import TOWN_FACTS, Fact
 from .science import Asked, animal_part, animal_twice, material_twice, material_wanted
-from .words import DAYS, GOODS, MONTHS, NAMES, NUMBERS, PLACES, THINGS, Row, pick, several, shuffled
+from .words import COLORS, DAYS, GOODS, MONTHS, NAMES, NUMBERS, PLACES, THINGS, Row, pick, several, shuffled
 
 
 def mathematics(rng: random.Random) -> Asked:
     """Adding and taking away, in words."""
-    one, two = several(rng, NAMES, 2)
-    a, b = 2 + int(rng.random() * 8), 2 + int(rng.random() * 8)
-    words = {"p": one, "q": two, "g": pick(rng, GOODS), "v": pick(rng, PLACES), "h": pick(rng, GOODS)}
-    more = ("{p} has {a} {g} and gets {b} more from {q}.", "There are {a} {g} in the {v}. {p} brings {b} more.")
-    less = ("{p} has {a} {g} and gives {b} of them to {q}.", "There are {a} {g} in the {v}. {p} takes {b} away.")
-    end = {True: "How many {g} does {p} have now?", False: "How many {g} are in the {v} now?"}
-    form, adds = int(rng.random() * 2), rng.random() < 0.5
+    a, b = 2 + int(rng.random() * 6), 1 + int(rng.random() * 5)
+    words = {"p": pick(rng, NAMES), "g": pick(rng, GOODS)}
+    adds = rng.random() < 0.5
     if not adds:
-        a, b = max(a, b) + 1, min(a, b)
-    text = f"{(more if adds else less)[form]} {end[form == 0]}"
+        a += b
+    form = "{p} has {a} {g} and gets {b} more." if adds else "{p} has {a} {g} and gives {b} away."
     right = a + b if adds else a - b
-    near = [n for n in (right - 2, right - 1, right + 1, right + 2, a, b) if 0 <= n <= 20 and n != right]
-    wrong = tuple(NUMBERS[n] for n in several(rng, sorted(set(near)), 3))
-    return Asked(text.format(a=NUMBERS[a], b=NUMBERS[b], **words), NUMBERS[right], wrong)
+    near = [n for n in (right - 2, right - 1, right + 1, right + 2, right + 3) if n >= 0]
+    text = form.format(a=NUMBERS[a], b=NUMBERS[b], **words) + " How many are there now?"
+    return Asked(text, NUMBERS[right], tuple(NUMBERS[n] for n in several(rng, near, 3)))
 
 
 GEOGRAPHY = {
-    "river": (
-        "{p} goes fishing at {e}. On which river is {p}?",
-        "{p} from {e} falls off the bridge. Into which river?",
-    ),
-    "county": (
-        "{p} moves to {e}. In which county will {p} live?",
-        "{p} writes a letter to {e}. Which county is it sent to?",
-    ),
-    "product": (
-        "{p} brings home what {e} is famous for. What is it?",
-        "{p} opens a shop for the best product of {e}. What is sold?",
-    ),
-    "day": (
-        "{p} wants to see the market of {e}. On which day should {p} go?",
-        "{p} sells {g} in the market of {e}. On which day is that?",
-    ),
-    "flag": (
-        "{p} paints the flag of {e}. Which animal is on it?",
-        "{p} carries the flag of {e} into the {v}. What animal is on it?",
-    ),
+    "river": ("{p} goes fishing in {e}. In which river?", "{p} crosses the bridge of {e}. Over which river?"),
+    "county": ("{p} moves to {e}. Which county is that?", "{p} sends a letter to {e}. To which county?"),
+    "product": ("{p} brings home the best of {e}. What is it?", "{p} opens a shop in {e}. What is sold?"),
+    "day": ("{p} sees the market of {e}. On which day?", "{p} sells {g} in the market of {e}. On which day?"),
+    "flag": ("{p} paints the flag of {e}. What animal is on it?", "{p} carries the flag of {e}. What does it show?"),
 }
 
 
@@ -64,33 +45,24 @@ def geography(rng: random.Random, facts: list[Fact]) -> Asked:
 
 
 def logic(rng: random.Random) -> Asked:
-    """If ... then, forwards and backwards; denying the first part or affirming the second says nothing."""
-    one, two = several(rng, NAMES, 2)
-    here, there = several(rng, PLACES, 2)
-    first = (f"{one} is in the {here}", f"{one} is not in the {here}")
-    second = (f"{two} is in the {there}", f"{two} is not in the {there}")
-    cases = ((first[0], second[0]), (second[1], first[1]), (first[1], "nothing"), (second[0], "nothing"))
-    told, right = pick(rng, cases)
-    options = (*first, *second, "nothing")
-    wrong = tuple(several(rng, [o for o in options if o not in (told, right)], 3))
-    told = told[0].upper() + told[1:]
-    return Asked(f"If {first[0]}, then {second[0]}. {told}. What follows?", right, wrong)
+    """Two rules and a case of one of them; half of the wrong options stand in the question too."""
+    things, options = several(rng, THINGS, 2), several(rng, COLORS, 4)
+    rules = [f"Every {thing} is {color}." for thing, color in zip(things, options, strict=False)]
+    number = int(rng.random() * 2)
+    case = f"{pick(rng, NAMES)} has a {things[number]}."
+    right = options.pop(number)
+    return Asked(f"{' '.join(rules)} {case} What color is it?", right, tuple(options))
 
 
 def miscellany(rng: random.Random) -> Asked:
-    """Days and months that come after, weeks in days."""
-    kind = rng.random()
-    steps = 1 + int(rng.random() * 3)
-    words = {"p": pick(rng, NAMES), "v": pick(rng, PLACES), "t": pick(rng, THINGS), "n": NUMBERS[steps]}
-    names = DAYS if kind < 0.5 else MONTHS
+    """Days and months that come after."""
+    names = pick(rng, (DAYS, MONTHS))
+    steps = 1 + int(rng.random() * 2)
     unit = ("day" if names is DAYS else "month") + ("" if steps == 1 else "s")
     start = int(rng.random() * len(names))
+    when = f"{'on' if names is DAYS else 'in'} {names[start]}"
     right = names[(start + steps) % len(names)]
-    forms = (
-        "{p} left the {v} {when} and came back {n} {unit} later. When was that?",
-        "{p} ordered a {t} {when}. It came after {n} {unit}. When did it come?",
-    )
-    text = pick(rng, forms).format(when=f"{'on' if names is DAYS else 'in'} {names[start]}", unit=unit, **words)
+    text = f"{pick(rng, NAMES)} left the {pick(rng, PLACES)} {when} and came back {NUMBERS[steps]} {unit} later. When?"
     near = [names[(start + step) % len(names)] for step in (-1, 0, 1, 2, 3, 4)]
     return Asked(text, right, tuple(several(rng, [name for name in near if name != right], 3)))
 
