@@ -3,7 +3,7 @@
 #
 #   bash eval/cme.sh                                                  # the embedded text base on made-up questions
 #   MODEL=runs/my-text-run bash eval/cme.sh
-#   MODEL=models/Llama-2-7b-hf VERSION=cme bash eval/cme.sh           # an untuned base, asked as CME asks
+#   MODEL=models/Llama-2-7b-hf TEMPLATE=cme bash eval/cme.sh           # an untuned base, asked as CME asks
 #   BENCHMARKS="arc mmlu" MODEL=runs/my-text-run bash eval/cme.sh
 #
 # A model writes its answers and they are matched; lm-eval's log-likelihoods are another protocol, and its figures are no
@@ -13,5 +13,5 @@
 #   BENCHMARKS    which (tldr imdb anli qqp rte winogrande arc webqa nq triviaqa mmlu)
 set -euo pipefail
 BENCHMARKS=${BENCHMARKS:-tldr imdb anli qqp rte winogrande arc webqa nq triviaqa mmlu}
-EXTRA=cme TOY_MODEL=playground/tiny_text TOY_VERSION=cme
+EXTRA=cme TOY_MODEL=playground/tiny_text TOY_TEMPLATE=cme
 source "$(dirname "${BASH_SOURCE[0]}")/all.sh"

@@ -6,7 +6,7 @@
 # anything.
 #   MODEL         a run folder, one of its checkpoints, or a LLaVA in transformers' or in LLaVA's own layout
 #   MODEL_BASE    what an original LLaVA's LoRA lies on; where a run's base lies now
-#   VERSION       conversation template of an untuned base: v1 (the default), cme, chat …; a run names its own
+#   TEMPLATE      conversation template of an untuned base: v1 (the default), cme, chat …; a run names its own
 #   ENDPOINT      URL of an OpenAI-compatible server that answers instead; MODEL is then the name of the model it serves
 #   DATA_ROOT     folder of benchmarks (LLaVA's playground/data/eval); eval/README.md says what lies where
 #   OUT           folder that gets one folder a benchmark (MODEL/evaluation for a run, else runs/base-evaluation/NAME)
@@ -22,7 +22,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/environment.sh"
 COMMON=${BASH_SOURCE[0]}
-TOY_MODEL=${TOY_MODEL:-playground/tiny} TOY_VERSION=${TOY_VERSION:-}
+TOY_MODEL=${TOY_MODEL:-playground/tiny} TOY_TEMPLATE=${TOY_TEMPLATE:-}
 NO_SCORES="== $TOY_MODEL over eval/fixtures: a toy and made-up questions; the figures are no scores of anything =="
 
 # Answer --help; read the variables; choose the embedded model and data where nothing is set.
@@ -33,23 +33,23 @@ prepare() {
     _head "$COMMON" | sed 1,2d
     exit
   fi
-  MODEL=${MODEL:-} MODEL_BASE=${MODEL_BASE:-} VERSION=${VERSION:-} ENDPOINT=${ENDPOINT:-} DATA_ROOT=${DATA_ROOT:-} OUT=${OUT:-}
+  MODEL=${MODEL:-} MODEL_BASE=${MODEL_BASE:-} TEMPLATE=${TEMPLATE:-} ENDPOINT=${ENDPOINT:-} DATA_ROOT=${DATA_ROOT:-} OUT=${OUT:-}
   GPUS=${GPUS:-} BATCH=${BATCH:-} MODE=${MODE:-} LIMIT=${LIMIT:-} SHOW=${SHOW:-}
   local name
   for name in GPUS BATCH LIMIT; do
     [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || refuse "$name=${!name} is no whole number above 0"
   done
   [[ $MODE =~ ^(|fast|paper)$ ]] || refuse "MODE=$MODE is neither fast nor paper"
-  for name in MODEL_BASE VERSION; do
+  for name in MODEL_BASE TEMPLATE; do
     [[ -z ${!name} || -n $MODEL ]] || refuse "$name is set, so MODEL is needed too"
   done
-  [[ -z $VERSION || -z $ENDPOINT ]] || refuse "VERSION=$VERSION: with ENDPOINT the server puts the prompt together"
+  [[ -z $TEMPLATE || -z $ENDPOINT ]] || refuse "TEMPLATE=$TEMPLATE: with ENDPOINT the server puts the prompt together"
   _further "$@"
   if [[ -z $MODEL$ENDPOINT ]]; then
     [[ -z $DATA_ROOT ]] || refuse "DATA_ROOT is set, so MODEL (or ENDPOINT) is needed too"
     [[ -z $OUT || $OUT == /* ]] || OUT=$PWD/$OUT
     cd "$ROOT"
-    MODEL=$TOY_MODEL VERSION=$TOY_VERSION DATA_ROOT=eval/fixtures OUT=${OUT:-runs/eval-fixtures}
+    MODEL=$TOY_MODEL TEMPLATE=$TOY_TEMPLATE DATA_ROOT=eval/fixtures OUT=${OUT:-runs/eval-fixtures}
     EMBEDDED=1
   fi
   [[ -z $DATA_ROOT || -d $DATA_ROOT || -n $SHOW ]] || refuse "DATA_ROOT=$DATA_ROOT: no such folder"
@@ -134,7 +134,7 @@ run() {
   else
     flags+=(--model "$MODEL")
     [[ -z $MODEL_BASE ]] || flags+=(--model_base "$MODEL_BASE")
-    [[ -z $VERSION ]] || flags+=(--version "$VERSION")
+    [[ -z $TEMPLATE ]] || flags+=(--version "$TEMPLATE")
   fi
   [[ -z $BATCH ]] || flags+=(--batch_size "$BATCH")
   [[ -z $MODE ]] || flags+=(--mode "$MODE")

@@ -33,9 +33,10 @@ def why_not(checked: dict[str, Any]) -> str:
         first, *more = checked["absent"]
         remedy = "evaluate build makes it" if first["built"] else first["source"]
         return f"{first['path']} is missing ({remedy})" + (f", and {len(more)} more" if more else "")
-    pictures = checked["absent_pictures"]
-    if pictures["count"]:
-        return f"{pictures['count']} of {checked['pictures']} pictures are missing, first {pictures['first'][0]}"
+    for state, problem in (("absent", "are missing"), ("empty", "have 0 bytes")):
+        pictures = checked[f"{state}_pictures"]
+        if pictures["count"]:
+            return f"{pictures['count']} of {checked['pictures']} pictures {problem}, first {pictures['first'][0]}"
     return checked["error"]
 
 

@@ -19,11 +19,13 @@ examples:
 from __future__ import annotations
 
 import argparse
+import fcntl
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cme_world.build import Plan, build
+from cme_world.build import Plan, build, is_built
 
 from llava_teamlora.errors import UserError
 
@@ -49,12 +51,32 @@ def _count(text: str) -> int:
     return int(text)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep the folder to one process; another waits, and then finds all made.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+    with lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main() -> None:
     """Entry point."""
     options = parse_arguments(sys.argv[1:])
     plan = Plan(options.seed, options.train, options.test)
     try:
-        made = build(options.out, plan)
+        if made := not is_built(options.out, plan):
+            with alone(options.out):
+                made = build(options.out, plan)
     except UserError as error:
         sys.exit(f"cme_data.py: {error}")
     counts = f"eleven tasks, {plan.train} training and {plan.test} test rows each, seed {plan.seed}"

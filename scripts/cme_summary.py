@@ -16,15 +16,13 @@ Scores are shares of 1, as those of scripts/finetune_teamlora.sh.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from run_summary import costs, tell
+from run_summary import costs, main, tell
 
 from llava_teamlora.cme.report import Tables, build_tables
-from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.overview import is_partial
 from llava_teamlora.evaluation.paper import ELEVEN
 from llava_teamlora.evaluation.score_files import SCORES
@@ -77,29 +75,20 @@ def averages(report: Report | None) -> dict[str, float | None]:
     }
 
 
-def main() -> int:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description="Print a finished run's table, the next commands and one JSON line.")
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--total_seconds", type=float, required=True, help="of the whole chain")
-    arguments = parser.parse_args()
+def tell_run(arguments: argparse.Namespace) -> None:
+    """The run's rows beside its base's."""
     run = arguments.run
-    try:
-        tables = read_tables(run)
-        summary = summarize(run, tables, arguments.total_seconds)
-        report = replace(tables.reports["2"], title=_TITLE, intervals=False) if tables else None
-        root = tables.found.runs[0].data_root() if tables else ""
-        commands = {
-            "talk to it": f"llava-teamlora cli {run}",
-            "evaluate it": f"llava-teamlora evaluate run cme --model {run}{root}",
-            "beside others": f"llava-teamlora cme report {run} OTHER_RUN   (the paper's tables)",
-        }
-        tell(run, summary, report, commands)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    tables = read_tables(run)
+    summary = summarize(run, tables, arguments.total_seconds)
+    report = replace(tables.reports["2"], title=_TITLE, intervals=False) if tables else None
+    root = tables.found.runs[0].data_root() if tables else ""
+    commands = {
+        "talk to it": f"llava-teamlora cli {run}",
+        "evaluate it": f"llava-teamlora evaluate run cme --model {run}{root}",
+        "beside others": f"llava-teamlora cme report {run} OTHER_RUN   (the paper's tables)",
+    }
+    tell(run, summary, report, commands)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(tell_run))

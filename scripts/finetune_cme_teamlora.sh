@@ -13,13 +13,13 @@
 #   llava-teamlora cme build --out mix.jsonl
 #   DATA=mix.jsonl MODEL=models/chinese-llama-2-7b EVAL=playground/data/eval bash scripts/finetune_cme_teamlora.sh
 #   R=16 DATA=mix.jsonl MODEL=models/Llama-2-7b-hf bash scripts/finetune_cme_teamlora.sh
-#   VERSION=chat DATA=mix.jsonl MODEL=models/Qwen2.5-7B-Instruct bash scripts/finetune_cme_teamlora.sh
+#   TEMPLATE=chat DATA=mix.jsonl MODEL=models/Qwen2.5-7B-Instruct bash scripts/finetune_cme_teamlora.sh
 #
 # Variables beside those below, where those about pictures (IMAGES, VISION_TOWER, PROJECTOR) have no place:
 #   R             rank; of one expert where there are experts (the paper's: teamlora, moelora, hydralora 32, and 8, 16, 64
 #                 for its Table 3; lora, adalora, moslora 128; with the embedded chain 8, the others at equal parameters)
 #   K             experts (4)
-#   VERSION       cme, question and answer as in the authors' data code; chat, the model's own chat template (cme)
+#   TEMPLATE      cme, question and answer as in the authors' data code; chat, the model's own chat template (cme)
 #   EVAL          folder of the eleven tasks' public files, all of them: evaluated after training (none: not evaluated)
 #   LIMIT         questions a task (all)
 # BATCH and GLOBAL_BATCH count packed rows of 1024 tokens (4 and 32; prompt_tuning cannot be packed: 16 and 128 records);
@@ -30,7 +30,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/llava.sh"
 R=${R:-} K=${K:-} EVAL=${EVAL:-} LIMIT=${LIMIT:-}
 prepare "$@"
-VERSION=${VERSION:-cme}
+TEMPLATE=${TEMPLATE:-cme}
 DATA_FOLDER=playground/data/embedded-cme
 
 refuse_out_of_place() {
@@ -97,10 +97,10 @@ embedded() {
       --only tldr imdb anli qqp rte winogrande arc webqa nq triviaqa mmlu
   fi
   [[ -z $BATCH ]] || FEEDING+=(--per_device_train_batch_size "$BATCH")
-  launch --config scripts/cme.yaml --data_path "$mix" --version "$VERSION" --output_dir "$OUT" "${METHOD_FLAGS[@]}" \
+  launch --config scripts/cme.yaml --data_path "$mix" --version "$TEMPLATE" --output_dir "$OUT" "${METHOD_FLAGS[@]}" \
     "${FEEDING[@]}" "$@"
   [[ -z $STOPS ]] || return 0
-  evaluate --model "${BASE:-playground/tiny_text}" --version "$VERSION" --out "$OUT/evaluation/untuned" "${evaluation[@]}"
+  evaluate --model "${BASE:-playground/tiny_text}" --version "$TEMPLATE" --out "$OUT/evaluation/untuned" "${evaluation[@]}"
   evaluate --model "$OUT" "${evaluation[@]}"
   python scripts/cme_summary.py "$OUT" --total_seconds "$SECONDS"
 }
@@ -113,7 +113,7 @@ real() {
     llava-teamlora evaluate check cme --data_root "$EVAL" || refuse "EVAL=$EVAL: not complete, so nothing is trained"
   fi
   choose_flags
-  launch "${FLAGS[@]}" --version "$VERSION" --model_max_length 1024 "${FEEDING[@]}" --learning_rate "$rate" "$@"
+  launch "${FLAGS[@]}" --version "$TEMPLATE" --model_max_length 1024 "${FEEDING[@]}" --learning_rate "$rate" "$@"
   [[ -z $STOPS ]] && ((NODE_RANK == 0)) || return 0
   [[ -z $EVAL ]] || evaluate --model "$OUT" "${evaluation[@]}"
   python "$ROOT/scripts/cme_summary.py" "$OUT" --total_seconds "$SECONDS"

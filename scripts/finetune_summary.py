@@ -7,13 +7,11 @@ run_summary.py. Scores are shares of 1.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from run_summary import costs, tell
+from run_summary import costs, main, tell
 
-from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.evaluation.report import build_report
 
@@ -33,30 +31,19 @@ def summarize(run: Path, scores: Path | None, untuned: Path | None, total_second
     }
 
 
-def main() -> int:
-    """Command line; see --help."""
-    parser = argparse.ArgumentParser(description="Print a finished run's table, the next commands and one JSON line.")
-    parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--scores", type=Path, help="scores.json of the run")
-    parser.add_argument("--untuned", type=Path, help="scores.json of the untuned base")
-    parser.add_argument("--total_seconds", type=float, required=True, help="of the whole chain")
-    arguments = parser.parse_args()
+def tell_run(arguments: argparse.Namespace) -> None:
+    """The run's scores beside its base's, where there was an evaluation."""
     run = arguments.run
-    try:
-        summary = summarize(run, arguments.scores, arguments.untuned, arguments.total_seconds)
-        files = [("tuned", arguments.scores), ("untuned base", arguments.untuned)]
-        report = build_report([f"{label}={path}" for label, path in files if path]) if arguments.scores else None
-        benchmark, hint = ("easy_vqa", "") if report else ("BENCH", "   (evaluate list)")
-        commands = {
-            "talk to it": f"llava-teamlora cli {run} --image PICTURE",
-            "evaluate it": f"llava-teamlora evaluate run {benchmark} --model {run}{hint}",
-        }
-        tell(run, summary, report, commands)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    summary = summarize(run, arguments.scores, arguments.untuned, arguments.total_seconds)
+    files = [("tuned", arguments.scores), ("untuned base", arguments.untuned)]
+    report = build_report([f"{label}={path}" for label, path in files if path]) if arguments.scores else None
+    benchmark, hint = ("easy_vqa", "") if report else ("BENCH", "   (evaluate list)")
+    commands = {
+        "talk to it": f"llava-teamlora cli {run} --image PICTURE",
+        "evaluate it": f"llava-teamlora evaluate run {benchmark} --model {run}{hint}",
+    }
+    tell(run, summary, report, commands)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(tell_run, scores="scores.json of the run", untuned="scores.json of the untuned base"))

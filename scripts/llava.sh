@@ -34,7 +34,7 @@ prepare() {
     exit
   fi
   METHOD=${METHOD:-teamlora} MODEL=${MODEL:-} VISION_TOWER=${VISION_TOWER:-} PROJECTOR=${PROJECTOR:-}
-  DATA=${DATA:-} IMAGES=${IMAGES:-} OUT=${OUT:-} SEED=${SEED:-0} SHOW=${SHOW:-} VERSION=${VERSION:-}
+  DATA=${DATA:-} IMAGES=${IMAGES:-} OUT=${OUT:-} SEED=${SEED:-0} SHOW=${SHOW:-} TEMPLATE=${TEMPLATE:-}
   GPUS=${GPUS:-} BATCH=${BATCH:-} GLOBAL_BATCH=${GLOBAL_BATCH:-} ACCUM=${ACCUM:-} ZERO=${ZERO:-} LAUNCHER=${LAUNCHER:-}
   NNODES=${NNODES:-1} NODE_RANK=${NODE_RANK:-0} MASTER_ADDR=${MASTER_ADDR:-} MASTER_PORT=${MASTER_PORT:-29500}
   HOSTFILE=${HOSTFILE:-}
@@ -51,7 +51,7 @@ prepare() {
 }
 
 # Further arguments win; these decide what is done here too.
-# shellcheck disable=SC2034  # the embedded chains read BASE and VERSION
+# shellcheck disable=SC2034  # the embedded chains read BASE and TEMPLATE
 _further() {
   local word previous=""
   BASE="" STOPS=${SHOW:+1} RANK_SAID="" ZERO_SAID=""
@@ -60,7 +60,7 @@ _further() {
       --output_dir) OUT=$word ;;
       --method) METHOD=$word ;;
       --model_name_or_path) BASE=$word ;;
-      --version) VERSION=$word ;;
+      --version) TEMPLATE=$word ;;
       --dry_run) [[ $word != [Tt]rue ]] || STOPS=1 ;;
     esac
     previous=${word//-/_} previous=--${previous#__} # both spellings of a flag

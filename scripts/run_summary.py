@@ -6,17 +6,40 @@ the run folder, which tells the script that this run's chain is complete.
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.report import print_report
 from llava_teamlora.evaluation.tables import Report
 from llava_teamlora.files import write_atomically
 from llava_teamlora.run_card import read_run_card
+
+
+def main(tell_run: Callable[[argparse.Namespace], None], **files: str) -> int:
+    """The command line of such an end; returns the exit status.
+
+    Args:
+        tell_run: all of it, told ``run``, ``total_seconds`` and the files.
+        files: further options, each a file: name -> what it is.
+    """
+    parser = argparse.ArgumentParser(description="Print a finished run's table, the next commands and one JSON line.")
+    parser.add_argument("run", type=Path, help="run folder")
+    for name, what in files.items():
+        parser.add_argument(f"--{name}", type=Path, help=what)
+    parser.add_argument("--total_seconds", type=float, required=True, help="of the whole chain")
+    try:
+        tell_run(parser.parse_args())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def costs(run: Path, scores: Sequence[dict[str, Any]], total_seconds: float) -> dict[str, Any]:

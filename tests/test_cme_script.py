@@ -52,7 +52,7 @@ def test_the_other_methods(method: str, extra: dict[str, str], flags: dict[str, 
 def test_further_arguments_win() -> None:
     matched = shown(NAME, "--match_params", "teamlora:r=32,num_experts=4", DATA="m", GPUS="1", METHOD="lora")
     assert value(matched, "--match_params") == "teamlora:r=32,num_experts=4" and "--r" not in matched
-    chat = shown(NAME, "--learning_rate", "1e-5", DATA="m", MODEL="Qwen", GPUS="1", VERSION="chat")
+    chat = shown(NAME, "--learning_rate", "1e-5", DATA="m", MODEL="Qwen", GPUS="1", TEMPLATE="chat")
     assert (value(chat, "--version"), value(chat, "--learning_rate")) == ("chat", "1e-5")
 
 

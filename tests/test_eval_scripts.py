@@ -93,6 +93,11 @@ def test_a_runs_answers_lie_beside_it(tmp_path: Path) -> None:
     assert value(shown("pope.sh", MODEL=str(tmp_path))[1], "--out") == f"{tmp_path}/evaluation/pope"
 
 
+def test_anothers_version_is_no_template() -> None:
+    """Shells export a VERSION for many reasons."""
+    assert "--version" not in shown("mme.sh", MODEL="m", VERSION="1.2.3")[1]
+
+
 def test_an_endpoint_answers() -> None:
     _, words = shown("mme.sh", ENDPOINT="http://127.0.0.1:1/v1", MODEL="served/llava")
     assert "--model" not in words and value(words, "--endpoint") == "http://127.0.0.1:1/v1"
@@ -116,11 +121,11 @@ def test_with_nothing_set_the_embedded_model_answers_fixtures_and_says_so() -> N
         ({"MODE": "exact"}, [], "MODE=exact is neither fast nor paper"),
         ({"DATA_ROOT": "."}, [], "DATA_ROOT is set, so MODEL (or ENDPOINT) is needed too"),
         ({"MODEL_BASE": "b"}, [], "MODEL_BASE is set, so MODEL is needed too"),
-        ({"VERSION": "cme"}, [], "VERSION is set, so MODEL is needed too"),
+        ({"TEMPLATE": "cme"}, [], "TEMPLATE is set, so MODEL is needed too"),
         (
-            {"VERSION": "cme", "MODEL": "m", "ENDPOINT": "u"},
+            {"TEMPLATE": "cme", "MODEL": "m", "ENDPOINT": "u"},
             [],
-            "VERSION=cme: with ENDPOINT the server puts the prompt",
+            "TEMPLATE=cme: with ENDPOINT the server puts the prompt",
         ),
         ({"MODEL": "m", "DATA_ROOT": "/nowhere"}, [], "DATA_ROOT=/nowhere: no such folder"),
         ({"ENDPOINT": "http://x", "GPUS": "2"}, [], "GPUS=2: with ENDPOINT nothing runs on this machine's GPUs"),
@@ -143,8 +148,33 @@ def test_all_checks_runs_and_reports() -> None:
     assert result.returncode == 1 and "name the folder with OUT=DIR" in result.stderr
 
 
+def test_what_is_not_ready_says_why(tmp_path: Path) -> None:
+    none = {"count": 0, "first": []}
+    lacks = {
+        "ready": False,
+        "absent": [],
+        "absent_pictures": none,
+        "empty_pictures": none,
+        "pictures": 3,
+        "error": None,
+    }
+    checked = {
+        "mme": {**lacks, "empty_pictures": {"count": 2, "first": ["a.png", "b.png"]}},
+        "pope": {**lacks, "absent_pictures": {"count": 1, "first": ["c.png"]}},
+        "sqa": {**lacks, "error": "pid_splits.json: broken JSON"},
+    }
+    file = tmp_path / "checked.json"
+    file.write_text(json.dumps({"benchmarks": checked}))
+    summary = [sys.executable, str(ROOT / "eval" / "summary.py"), "ready", str(file)]
+    assert subprocess.run(summary, capture_output=True, text=True, check=True).stderr.splitlines() == [
+        "not there: mme: 2 of 3 pictures have 0 bytes, first a.png",
+        "not there: pope: 1 of 3 pictures are missing, first c.png",
+        "not there: sqa: pid_splits.json: broken JSON",
+    ]
+
+
 def test_cme_is_all_of_eleven_text_tasks() -> None:
-    check, run, report = shown("cme.sh", "--limit", "3", MODEL="m", OUT="o", VERSION="cme")
+    check, run, report = shown("cme.sh", "--limit", "3", MODEL="m", OUT="o", TEMPLATE="cme")
     assert check == ["llava-teamlora", "evaluate", "check", *ELEVEN]
     flags = ["--out", "o", "--model", "m", "--version", "cme", "--limit", "3"]
     assert run == ["llava-teamlora", "evaluate", "run", *ELEVEN, *flags]
@@ -273,7 +303,7 @@ def test_after_an_interruption_what_is_of_use_comes_last(tmp_path: Path) -> None
     )
     launcher.write_text("\n".join(lines))
     launcher.chmod(0o755)
-    variables = "GPUS=2 MODEL=m MODEL_BASE= VERSION= ENDPOINT= DATA_ROOT= BATCH= MODE= LIMIT= SHOW="
+    variables = "GPUS=2 MODEL=m MODEL_BASE= TEMPLATE= ENDPOINT= DATA_ROOT= BATCH= MODE= LIMIT= SHOW="
     running = subprocess.Popen(
         ["bash", "-c", f"set -euo pipefail; source {EVAL / 'common.sh'}; {variables}; run pope out; echo went on"],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from llava_teamlora.cme.manifest import make_manifest, manifest_path, read_manif
 from llava_teamlora.cme.parts import Part, Tally, Writer, tally
 from llava_teamlora.cme.plan import Input, Plan, sha256
 from llava_teamlora.cme.progress import counting
-from llava_teamlora.cme.work import differences, work_folder, work_path
+from llava_teamlora.cme.work import AtWork, differences, wait_for_other, work_folder, work_path
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.files import beside, write_atomically
@@ -55,7 +56,7 @@ class Made:
 
 
 def build(plan: Plan) -> tuple[dict[str, Any], bool]:
-    """Build a mix, or go on with it.
+    """Build a mix, or go on with it. Where another build of it is at work, that is waited for.
 
     Returns:
         The manifest, and whether anything was made: False if the very mix was there already.
@@ -64,6 +65,15 @@ def build(plan: Plan) -> tuple[dict[str, Any], bool]:
         UserError: there is another mix, a row is bad, a leak was found and leaks are refused, the files changed, or the
             disk is full. No mix is written then.
     """
+    while True:
+        try:
+            return _build(plan)
+        except AtWork as other:
+            print(f"{other}; waiting for it to end", file=sys.stderr, flush=True)
+            wait_for_other(plan.options.out)
+
+
+def _build(plan: Plan) -> tuple[dict[str, Any], bool]:
     out, made_from = plan.options.out, plan.made_from()
     if out.suffix not in (".json", ".jsonl"):
         raise UserError(f"{out}: name it .jsonl (a record a line) or .json (a list)")

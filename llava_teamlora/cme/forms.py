@@ -16,7 +16,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.cme.files import rows
 from llava_teamlora.evaluation.cme.streaming import stream_list
 from llava_teamlora.evaluation.cme.task import TextTask
-from llava_teamlora.evaluation.reading import stream_json_lines, take
+from llava_teamlora.evaluation.reading import open_bytes, stream_json_lines, take
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,17 @@ class Example:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that makes no example."""
+    """A row that makes no example.
+
+    Attributes:
+        where: ``file, line n``.
+        problem: why.
+        usual: whether sound files have such rows, so that they are left out even where bad rows are refused.
+    """
 
     where: str
     problem: str
+    usual: bool = False
 
 
 class Form(Protocol):
@@ -92,8 +99,10 @@ class TaskForm:
     def examples(self, path: Path, group: str) -> Iterator[Example | BadRow]:
         """See Form. What the task's module refuses in a file ends the stream."""
         for item in self.task.items(path, group):
-            answer = item.answers[0] if item.answers else ""
-            yield _checked(Example(item.where, "", item.input, answer, item.texts))
+            if item.answers:
+                yield _checked(Example(item.where, "", item.input, item.answers[0], item.texts))
+            else:
+                yield BadRow(item.where, "has no answer", usual=True)
 
 
 @dataclass(frozen=True)
@@ -231,11 +240,8 @@ def any_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _begins(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with open_bytes(path) as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _text(row: Any, field: str, where: str) -> str:

@@ -1,11 +1,11 @@
 """Training rows that evaluation asks for: the same item, the same text in it, or 13 words in a row.
 
 Only an item's own texts are compared, so that "Sentence 1:" or an instruction is no overlap; a row's answer is not
-looked through. Reasons, the first that
-holds: ``item``, the texts of the row in any order, or one of them, are an evaluation item but for case, white space and
-marks at the ends; ``text``, one text of 13 words or more is one of an evaluation item's several, as a premise that two
-questions of natural-language inference share; ``13-gram``, 13 words in a row are (Chinese: characters). A text of fewer
-words is compared as a whole item only, as in GPT-3 (Brown et al. 2020, appendix C).
+looked through. Reasons, the first that holds: ``item``, the texts of the row in any order, or one of them, are an
+evaluation item but for case, white space and marks at the ends; ``text``, one text of 13 words or more is one of an
+evaluation item's several, as a premise that two questions of natural-language inference share; ``13-gram``, 13 words in
+a row are (Chinese: characters). A text of fewer words is compared as a whole item only, as in GPT-3 (Brown et al. 2020,
+appendix C).
 
 Differs from GPT-3: 13-grams that many training documents hold are not set apart as common; a leak takes its own row
 only, not 200 characters around it. A leak by 13-gram that is none, by chance of 64 bits, has odds of one in thousands

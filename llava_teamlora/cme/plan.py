@@ -79,7 +79,8 @@ class Evaluation:
         """Its items, by their texts."""
         for path, source in self.files:
             for item in not_empty(self.task.items(path, source.group), path):
-                yield Asked(f"{self.task.name}: {item.where}", item.texts)
+                if item.answers:
+                    yield Asked(f"{self.task.name}: {item.where}", item.texts)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Plan:
                 for given in self.inputs
             },
             "tasks": {given.task.name: given.task.version for given in self.evaluations},
-            "files": {str(path): _state(path) for path in self._paths()},
+            "files": {str(path.resolve()): _state(path) for path in self._paths()},
         }
 
     def holds(self, path: Path) -> Path | None:

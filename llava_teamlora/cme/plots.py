@@ -1,7 +1,6 @@
 """Rows -> the paper's Figure 3: the average over the number of experts, and over the scale of the data.
 
-A line is what differs in nothing but the axis (and the seed). Bars are 95 % intervals. Colours (Okabe and Ito's), marks
-and dashes all tell lines apart, so that a print without colours does too. Imports no torch.
+A line is what differs in nothing but the axis (and the seed). Bars are 95 % intervals. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,18 +11,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llava_teamlora.cme.rows import Entry, differences, method_name, short
-from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.drawing import draw_line, new_figure, plain
 from llava_teamlora.evaluation.overview import AVERAGE
-from llava_teamlora.evaluation.tables import Cell, half_width
+from llava_teamlora.evaluation.tables import Cell
 from llava_teamlora.files import write_atomically
 
 FORMS = ("png", "svg")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKS = "osD^vPX"
-_DASHES = ("-", "--", "-.", ":")
 _LEAST = 2
 """Points that make a line worth drawing."""
 
@@ -119,15 +114,12 @@ def _mix(axis: Axis, entry: Entry) -> str | None:
 
 
 def _draw(axis: Axis, lines: Lines, base: str, form: str) -> bytes:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]  older environments lack it
-    except ImportError as error:
-        raise UserError("--plots needs matplotlib; pip install matplotlib") from error
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")  # no pyplot: it would keep figures and ask for a display
+    figure = new_figure(5.2, 3.6, "--plots")
+    import matplotlib
+
     panel = figure.subplots()
     for number, (label, points) in enumerate(lines.items()):
-        _draw_line(panel, number, label, points)
+        draw_line(panel, number, label, points)
     places = sorted({place for points in lines.values() for place, _ in points})
     if axis.doubling:
         panel.set_xscale("log", base=2)
@@ -135,7 +127,7 @@ def _draw(axis: Axis, lines: Lines, base: str, form: str) -> bytes:
     panel.minorticks_off()
     panel.set_xlabel(axis.label)
     panel.set_ylabel("average of the eleven tasks, %")
-    panel.set_title(f"{base}, 95 % intervals".replace("$", r"\$"), fontsize=9)
+    panel.set_title(plain(f"{base}, 95 % intervals"), fontsize=9)
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8, frameon=False)
     file = io.BytesIO()
@@ -143,18 +135,3 @@ def _draw(axis: Axis, lines: Lines, base: str, form: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": axis.file, "svg.fonttype": "none"}):
         figure.savefig(file, format=form, dpi=200, metadata={"Date": None} if form == "svg" else None)
     return file.getvalue()
-
-
-def _draw_line(panel: Any, number: int, label: str, points: Sequence[tuple[float, Cell]]) -> None:
-    panel.errorbar(
-        [place for place, _ in points],
-        [cell.value for _, cell in points],
-        yerr=[half_width(cell) or 0.0 for _, cell in points],
-        label=label.replace("$", r"\$"),
-        color=_COLOURS[number % len(_COLOURS)],
-        marker=_MARKS[number % len(_MARKS)],
-        linestyle=_DASHES[number % len(_DASHES)],
-        linewidth=1.4,
-        markersize=5,
-        capsize=3,
-    )

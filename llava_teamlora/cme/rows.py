@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from llava_teamlora.cme.runs import Run
@@ -15,7 +14,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.overview import AVERAGE, average_cell, is_partial
 from llava_teamlora.evaluation.paper import ELEVEN
 from llava_teamlora.evaluation.score_files import ScoreFile
-from llava_teamlora.evaluation.tables import Cell, as_unit
+from llava_teamlora.evaluation.tables import Cell, as_unit, mean_cell
 
 METHOD_NAMES = {
     "prompt_tuning": "Prompt-Tuning",
@@ -94,13 +93,13 @@ class Entry:
         """By task, and the average where every run has all tasks."""
         each = [{name: task_cell(file) for name, file in run.files.items()} for run in self.runs]
         found = {
-            name: _over_seeds([cells[name] for cells in each if name in cells], len(each))
+            name: mean_cell([cells[name] for cells in each if name in cells], len(each))
             for name in ELEVEN
             if any(name in cells for cells in each)
         }
         if not any(run.missing for run in self.runs):
             averages = [average_cell(run.files, cells, ELEVEN) for run, cells in zip(self.runs, each, strict=True)]
-            found[AVERAGE] = _over_seeds(averages, len(each))
+            found[AVERAGE] = mean_cell(averages, len(each))
         return found
 
 
@@ -108,20 +107,6 @@ def task_cell(file: ScoreFile, scores: Mapping[str, Any] | None = None) -> Cell:
     """A task's total, or that of one of its baselines; of a part of the questions it says so, and is not ranked."""
     notes = tuple(file.remarks)
     return as_unit((scores or file.content)["total"], notes, not is_partial(file))
-
-
-def _over_seeds(cells: Sequence[Cell], seeds: int) -> Cell:
-    """Their mean; its standard error is that of the seeds, with few degrees of freedom."""
-    if seeds == 1:
-        return cells[0]
-    values = [cell.value for cell in cells]
-    count = len(values)
-    error = stdev(values) / math.sqrt(count) if count > 1 else None
-    notes = tuple(dict.fromkeys(note for cell in cells for note in cell.notes))
-    if count < seeds:
-        notes += (f"{count} of {seeds} seeds",)
-    comparable = count == seeds and all(cell.comparable for cell in cells)
-    return Cell(fmean(values), error, notes, comparable, degrees=count - 1)
 
 
 def make_entries(runs: Sequence[Run]) -> tuple[Entry, ...]:

@@ -18,11 +18,12 @@ from llava_teamlora.cme.manifest import manifest_path, read_manifest
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.overview import is_partial, refuse_mixtures
 from llava_teamlora.evaluation.paper import ELEVEN
-from llava_teamlora.evaluation.reading import read_json_object
+from llava_teamlora.evaluation.reading import read_json_object, read_json_rows, take
 from llava_teamlora.evaluation.score_files import SCORES, ScoreFile, read_scores
 from llava_teamlora.run_card import RUN_FILE, RunCard, read_run_card
 
-SWEEP_FILE = "sweep.json"
+SWEEP_FILE, SWEEP_KEY, SWEEP_FORMAT = "sweep.json", "llava_teamlora_sweep", 1
+"""What ``llava-teamlora sweep`` writes into its folder, and the entry that tells it from others' files of that name."""
 UNTUNED = "untuned"
 _EVALUATION = "evaluation"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -90,7 +91,8 @@ class Run:
         if not self._made_from:
             return None
         states = self._made_from.get("files", {})
-        files = {name: state[:-1] for name, state in states.items()}  # without the time of their last change
+        # Wherever they lie, and without the time of their last change.
+        files = sorted([Path(name).name, *state[:-1]] for name, state in states.items())
         content = {name: value for name, value in self._made_from.items() if name != "scale"} | {"files": files}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -193,12 +195,17 @@ def _evaluated(folders: Sequence[Path], path: Path, notes: list[str]) -> list[Pa
 
 def _of_sweep(path: Path, notes: list[str]) -> list[Path]:
     """Its finished cells; the others are told."""
-    found = []
-    for cell in read_json_object(path / SWEEP_FILE)["cells"]:
-        if cell["status"] == "done":
-            found.append(path / cell["folder"])
+    found, file = [], path / SWEEP_FILE
+    if read_json_object(file).get(SWEEP_KEY) != SWEEP_FORMAT:
+        raise UserError(
+            f"{file}: was not written by this version of llava-teamlora sweep; give the run folders themselves"
+        )
+    for where, cell in read_json_rows(file, "cells"):
+        status, folder, log = (take(cell, field, str, where) for field in ("status", "folder", "log"))
+        if status == "done":
+            found.append(path / folder)
         else:
-            notes.append(f"left out: {path / cell['folder']} is {cell['status']} (see {cell['log']} there)")
+            notes.append(f"left out: {path / folder} is {status} (see {log} there)")
     if not found:
         raise UserError(f"{path}: no cell of this sweep is done; run llava-teamlora sweep again")
     return found

@@ -57,7 +57,7 @@ def survey(
         name: of the set; the same row of two sets has two priorities.
         seed: of the priorities.
         dedup: whether contents are of question and answer, or of the question alone.
-        refuse: raise on a bad row instead of listing it.
+        refuse: raise on a bad row instead of listing it, unless sound files have such rows.
         told: called with 1 for every row.
 
     Raises:
@@ -69,7 +69,7 @@ def survey(
     for row in rows:
         told(1)
         if isinstance(row, BadRow):
-            if refuse:
+            if refuse and not row.usual:
                 raise UserError(
                     f"{row.where}: {row.problem}; mend it, or --on_bad_row skip leaves such rows out and lists them"
                 )

@@ -1,6 +1,7 @@
 """The folder beside a mix in the making: what is finished of it, and what it is made from.
 
-One build at a time may use it. A build that finds one made from something else refuses: its parts would not fit.
+One build at a time may use it; others wait. A build that finds one made from something else refuses: its parts would
+not fit.
 """
 
 from __future__ import annotations
@@ -8,14 +9,19 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.files import beside, write_atomically
+
+
+class AtWork(UserError):
+    """Another build has the folder."""
 
 
 def work_path(out: Path) -> Path:
@@ -33,7 +39,8 @@ def work_folder(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> Ite
         overwrite: begin anew where it was made from something else.
 
     Raises:
-        UserError: another build uses it, it was made from something else, or it cannot be written.
+        AtWork: another build uses it.
+        UserError: it was made from something else, or cannot be written.
     """
     folder = work_path(out)
     try:
@@ -44,8 +51,14 @@ def work_folder(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> Ite
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{folder}: another build of {out} is at work; wait for it, or stop it") from error
+        except BlockingIOError as error:
+            raise AtWork(f"{folder}: another build of {out} is at work") from error
+        except OSError:
+            print(
+                f"{folder}: its file system has no locks; see to it that no other build writes there", file=sys.stderr
+            )
+        if not (folder / "lock").exists():  # its owner was done just now, and took the folder away
+            raise AtWork(f"{folder}: another build of {out} was at work")
         state = folder / "state.json"
         if state.exists() and (differing := differences(read_json_object(state), made_from)):
             if not overwrite:
@@ -59,6 +72,12 @@ def work_folder(out: Path, made_from: dict[str, Any], *, overwrite: bool) -> Ite
         if not state.exists():
             write_atomically(state, json.dumps(made_from, indent=2, ensure_ascii=False))
         yield folder
+
+
+def wait_for_other(out: Path) -> None:
+    """Return once nobody has the folder of a mix."""
+    with suppress(OSError), (work_path(out) / "lock").open() as lock:  # it is gone when its build is done
+        fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from typing import Any
 
-from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.drawing import as_png, new_figure, plain
 from llava_teamlora.evaluation.tables import Report, interval
 
 _ACROSS = 5
@@ -26,16 +25,11 @@ def draw_plot(report: Report) -> bytes:
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]  older environments lack it
-    except ImportError as error:
-        raise UserError("--plot needs matplotlib; pip install matplotlib") from error
     rows = [(kind, row) for kind, block in report.blocks() for row in block]
     places = [i for i in range(len(report.columns)) if any(row.cells[i] for _, row in rows)]
     across = min(_ACROSS, len(places))
     down = -(-len(places) // across)
-    size = (1.5 + 2.3 * across, 0.6 + down * (0.8 + 0.24 * len(rows)))
-    figure = Figure(figsize=size, layout="constrained")  # no pyplot: it would keep figures and ask for a display
+    figure = new_figure(1.5 + 2.3 * across, 0.6 + down * (0.8 + 0.24 * len(rows)), "--plot")
     panels = figure.subplots(down, across, squeeze=False, sharey=True).flat
     for panel, place in zip(panels, places, strict=False):
         _draw_panel(panel, report, rows, place)
@@ -52,9 +46,7 @@ def draw_plot(report: Report) -> bytes:
     ]
     if unlike:
         figure.supxlabel("\n".join(_wrapped(line, across) for line in unlike), fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    return file.getvalue()
+    return as_png(figure)
 
 
 def _draw_panel(panel: Any, report: Report, rows: list[Any], place: int) -> None:
@@ -74,9 +66,9 @@ def _draw_panel(panel: Any, report: Report, rows: list[Any], place: int) -> None
 
 
 def _shortened(label: str, longest: int = 32) -> str:
-    """The end of a long path tells more than its beginning. matplotlib would read ``$`` as mathematics."""
-    return (label if len(label) <= longest else "…" + label[1 - longest :]).replace("$", r"\$")
+    """The end of a long path tells more than its beginning."""
+    return plain(label if len(label) <= longest else "…" + label[1 - longest :])
 
 
 def _wrapped(title: str, across: int) -> str:
-    return "\n".join(textwrap.wrap(title.replace("$", r"\$"), width=26 * across + 14))
+    return "\n".join(textwrap.wrap(plain(title), width=26 * across + 14))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from llava_teamlora.errors import UserError
 
@@ -56,6 +56,47 @@ def decode(content: bytes, path: Path, remedy: str = "save it as UTF-8") -> str:
         return content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {remedy}") from error
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file to be read piece by piece.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Stream a file's lines with their ends, from number 1.
+
+    Only a line feed ends one: U+2028 or a lone carriage return inside a text does not.
+
+    Raises:
+        UserError: missing or unreadable.
+    """
+    with open_bytes(path) as file:
+        yield from enumerate(file, start=1)
+
+
+def decode_line(line: bytes, where: str) -> str:
+    """A line as text.
+
+    Args:
+        line: without or with its end.
+        where: ``file, line n``.
+
+    Raises:
+        UserError: not UTF-8.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"{error.reason} at byte {error.start} of the line"
+        raise UserError(f"{where}: is not UTF-8 text ({problem}); save it as UTF-8") from error
 
 
 _BEGINNINGS = {
@@ -141,19 +182,13 @@ def stream_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         UserError: missing, or something else.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        # Lines of bytes: a line separator inside a string, U+2028 say, ends no line of JSON.
-        for number, line in enumerate(file, start=1):
-            try:
-                row = _json_line(line, path, number)
-            except UserError as error:
-                raise _explained(error, path, line, number) from error
-            if row is not None:
-                yield row
+    for number, line in numbered_lines(path):
+        try:
+            row = _json_line(line, path, number)
+        except UserError as error:
+            raise _explained(error, path, line, number) from error
+        if row is not None:
+            yield row
 
 
 def _explained(error: UserError, path: Path, line: bytes, number: int) -> UserError:
@@ -175,12 +210,9 @@ def _json_line(line: bytes, path: Path, number: int) -> tuple[str, dict[str, Any
     if not line.strip():
         return None
     where = f"{path}, line {number}"
+    text = decode_line(line, where).removeprefix("\ufeff")
     try:
-        text = line.decode("utf-8").removeprefix("\ufeff")
         return where, expect_object(json.loads(text), where)
-    except UnicodeDecodeError as error:
-        problem = f"{error.reason} at byte {error.start} of the line"
-        raise UserError(f"{where}: is not UTF-8 text ({problem}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Any
 
 from llava_teamlora.evaluation.metrics import Z_95, t_quantile
@@ -41,6 +43,24 @@ def as_unit(score: Mapping[str, Any], notes: tuple[str, ...] = (), comparable: b
     maximum = score.get("maximum", 100.0)
     error = None if score["stderr"] is None else score["stderr"] * maximum
     return Cell(score["value"] * maximum, error, notes, comparable)
+
+
+def mean_cell(cells: Sequence[Cell], runs: int) -> Cell:
+    """The mean over runs of different seeds; its standard error is that of the seeds, with few degrees of freedom.
+
+    Args:
+        cells: one a run, at least one.
+        runs: how many there are; where some lack a cell the mean says so, and is not ranked.
+    """
+    if runs == 1:
+        return cells[0]
+    values, count = [cell.value for cell in cells], len(cells)
+    error = stdev(values) / math.sqrt(count) if count > 1 else None
+    notes = tuple(dict.fromkeys(note for cell in cells for note in cell.notes))
+    if count < runs:
+        notes += (f"{count} of {runs} seeds",)
+    comparable = count == runs and all(cell.comparable for cell in cells)
+    return Cell(fmean(values), error, notes, comparable, degrees=count - 1)
 
 
 @dataclass(frozen=True)

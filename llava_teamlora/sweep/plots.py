@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from llava_teamlora.errors import UserError
+from llava_teamlora.evaluation.drawing import as_png, draw_line, new_figure
 from llava_teamlora.evaluation.overview import AVERAGE
 from llava_teamlora.evaluation.paper import HEADS
-from llava_teamlora.evaluation.tables import Cell, half_width
+from llava_teamlora.evaluation.tables import Cell
 from llava_teamlora.sweep.grid import SEED, label_of
 from llava_teamlora.sweep.results import Results
 
 _ACROSS = 4
-# Okabe and Ito's colours, told apart by the colour-blind too; with markers, in print without colours.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_MARKERS = "osD^vP*X"
 Points = list[tuple[float, Cell]]
 
 
@@ -63,13 +59,9 @@ def draw(results: Results, axis: str) -> bytes | None:
     columns = [name for name in columns if lines(results, axis, name)]
     if not columns:
         return None
-    try:
-        from matplotlib.figure import Figure as Picture  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("the plots need matplotlib; pip install matplotlib") from error
     across = min(_ACROSS, len(columns))
     down = -(-len(columns) // across)
-    figure = Picture(figsize=(0.6 + 3.2 * across, 0.8 + 2.6 * down), layout="constrained")
+    figure = new_figure(0.6 + 3.2 * across, 0.8 + 2.6 * down, "a sweep's pictures")
     panels = figure.subplots(down, across, squeeze=False).flat
     for panel, column in zip(panels, columns, strict=False):
         _panel(panel, lines(results, axis, column), axis, column)
@@ -78,18 +70,13 @@ def draw(results: Results, axis: str) -> bytes | None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), across + 1), fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    return file.getvalue()
+    return as_png(figure)
 
 
 def _panel(panel: Any, found: dict[str, Points], axis: str, column: str) -> None:
     ticks = sorted({x for points in found.values() for x, _ in points})
-    for index, (label, points) in enumerate(found.items()):
-        style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
-        xs, means = [x for x, _ in points], [cell.value for _, cell in points]
-        halves = [half_width(cell) or 0.0 for _, cell in points]
-        panel.errorbar(xs, means, yerr=halves, capsize=2, linewidth=1.2, label=label.replace("$", r"\$"), **style)
+    for number, (label, points) in enumerate(found.items()):
+        draw_line(panel, number, label, points)
     if _geometric(ticks):
         panel.set_xscale("log")
         panel.minorticks_off()

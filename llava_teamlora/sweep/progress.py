@@ -8,7 +8,7 @@ from pathlib import Path
 from llava_teamlora.sweep.children import last_lines
 
 _STEP = re.compile(r"(\d+)/(\d+)(?: \[|, )")
-_LOSS = re.compile(r"'loss': '?([0-9.eE+-]+)")
+_LOSS = re.compile(r"'loss': '?(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[',}]")  # whole: the line may just be being written
 
 
 def progress(log: Path) -> str:

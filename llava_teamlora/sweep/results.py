@@ -7,17 +7,16 @@ what a seed decides (order, initialisation, dropout, …) is what it covers, not
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from llava_teamlora.evaluation.overview import AVERAGE
 from llava_teamlora.evaluation.paper import HEADS
 from llava_teamlora.evaluation.score_files import ScoreFile
-from llava_teamlora.evaluation.tables import Cell, Column, Report, Row, half_width, ranked
+from llava_teamlora.evaluation.tables import Cell, Column, Report, Row, half_width, mean_cell, ranked
 from llava_teamlora.run_card import read_run_card
 from llava_teamlora.sweep.evaluation import Evaluation
 from llava_teamlora.sweep.jobs import Job
@@ -51,10 +50,7 @@ class Group:
     def cell(self, name: str) -> Cell | None:
         """Mean over the seeds of a figure."""
         values = self.values.get(name)
-        if not values:
-            return None
-        n = len(values)
-        return Cell(fmean(values), stdev(values) / math.sqrt(n), degrees=n - 1) if n > 1 else Cell(values[0])
+        return mean_cell([Cell(value) for value in values], len(values)) if values else None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_teamlora.cme.runs import SWEEP_FILE, SWEEP_FORMAT, SWEEP_KEY
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.reading import read_json_object
 from llava_teamlora.files import write_atomically
@@ -16,8 +17,6 @@ from llava_teamlora.sweep.evaluation import Evaluation
 from llava_teamlora.sweep.grid import Grid
 from llava_teamlora.sweep.jobs import LOG_FILE, Job
 
-SWEEP_FILE = "sweep.json"
-_FORMAT = 1
 WAITING, DONE, FAILED, INTERRUPTED = "waiting", "done", "failed", "interrupted"
 
 
@@ -73,7 +72,7 @@ class Record:
     def write(self) -> None:
         """Bring it to the disk."""
         content = {
-            "llava_teamlora_sweep": _FORMAT,
+            SWEEP_KEY: SWEEP_FORMAT,
             "grid": str(self.grid.path),
             "axes": list(self.grid.axes),
             "benchmarks": list(self.evaluation.benchmarks) if self.evaluation else [],
@@ -112,6 +111,6 @@ def _former(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     content = read_json_object(path)
-    if content.get("llava_teamlora_sweep") != _FORMAT:
+    if content.get(SWEEP_KEY) != SWEEP_FORMAT:
         raise UserError(f"{path}: was not written by this version of llava-teamlora sweep; choose another `out`")
     return content

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from mix_files import nq, plan, write_lines
 
 from llava_teamlora.cme import parts
 from llava_teamlora.cme.build import build
-from llava_teamlora.cme.work import work_folder
+from llava_teamlora.cme.work import AtWork, work_folder
 from llava_teamlora.errors import UserError
 
 NAMES = ("nq", "openorca")
@@ -174,5 +176,32 @@ def test_a_full_disk_leaves_nothing_half_written(root: Path, monkeypatch: pytest
 def test_one_build_at_a_time(root: Path) -> None:
     given = plan(root, *NAMES)
     with work_folder(given.options.out, given.made_from(), overwrite=False):
-        with pytest.raises(UserError, match="another build of .*mix.jsonl is at work"):
-            build(given)
+        with pytest.raises(AtWork, match="another build of .*mix.jsonl is at work"):
+            with work_folder(given.options.out, given.made_from(), overwrite=True):
+                pass
+
+
+def test_a_second_build_waits_and_finds_the_mix(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = plan(root, *NAMES)
+    with ThreadPoolExecutor() as pool:
+        with work_folder(given.options.out, given.made_from(), overwrite=False) as folder:
+            second = pool.submit(build, given)
+            while "waiting for it to end" not in (said := capsys.readouterr().err):
+                assert not second.done()
+                time.sleep(0.01)
+            build(plan(root, *NAMES, out=root / "whole.jsonl"))
+            for ending in (".jsonl", ".manifest.json"):
+                (root / f"whole{ending}").rename(root / f"mix{ending}")
+            shutil.rmtree(folder)
+        manifest, made = second.result(timeout=60)
+    assert not made and manifest["records"] and said.count("waiting") == 1
+
+
+def test_a_root_is_the_same_however_it_is_spelled(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, _ = build(plan(root, *NAMES))
+    monkeypatch.chdir(root)
+    given = plan(Path("."), *NAMES)
+    assert build(given) == (manifest, False)
+    (root / "train/nq/NQ-open.train.jsonl").touch()
+    with pytest.raises(UserError, match=r"mix.jsonl: is there already \(files /.*NQ-open.train.jsonl: "):
+        build(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ FIXTURES = Path(__file__).parents[2] / "eval" / "fixtures"
 
 
 def train_on_tests(root: Path, name: str) -> int:
-    """Copy a task's evaluation files to where its training files lie; how many items there are."""
+    """Copy a task's evaluation files to where its training files lie; how many answered items there are."""
     task = get_benchmark(name)
     assert isinstance(task, TextTask)
     (root / "eval").mkdir()
@@ -27,8 +28,16 @@ def train_on_tests(root: Path, name: str) -> int:
             target = root / "train" / name / train.paths[0].replace("*", path.stem)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
-            count += sum(1 for _ in task.items(path, test.group))
+            count += sum(bool(item.answers) for item in task.items(path, test.group))
     return count
+
+
+def test_a_question_without_an_answer_is_listed_and_ends_no_build(tmp_path: Path) -> None:
+    train_on_tests(tmp_path, "webqa")
+    manifest, records = make(tmp_path, "webqa", leaks="keep", skip_missing=False, on_bad_row="refuse")
+    assert (manifest["sets"]["webqa"]["bad_rows"], manifest["sets"]["webqa"]["rows"]) == (1, len(records) + 1)
+    (row,) = (json.loads(line) for line in (tmp_path / "mix.bad_rows.jsonl").read_text(encoding="utf-8").splitlines())
+    assert row["source"] == "webqa" and row["problem"] == "has no answer"
 
 
 @pytest.mark.parametrize("name", [source.name for source in TASKS])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -206,10 +207,23 @@ def test_a_sweeps_unfinished_cells_are_told(tmp_path: Path) -> None:
         {"folder": name, "status": status, "log": f"{name}/log.txt"}
         for name, status in (("untuned", "done"), ("method=lora", "done"), ("method=ia3", "failed"))
     ]
-    (tmp_path / "sweep.json").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"llava_teamlora_sweep": 1, "cells": cells}))
     assert list(rows([str(tmp_path)])) == ["method", "LoRA", "untuned base", "majority"]
     (told,) = notes_of(build_tables([str(tmp_path)]))
     assert told.endswith("method=ia3 is failed (see method=ia3/log.txt there)")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"best": 3}, "was not written by this version of llava-teamlora sweep; give the run folders themselves"),
+        ({"llava_teamlora_sweep": 1, "cells": [{"folder": "a"}]}, r"sweep.json, cells\[0\]: has no field 'status'"),
+    ],
+)
+def test_others_sweep_files_are_refused(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        build_tables([str(tmp_path)])
 
 
 def test_runs_of_a_folder_without_scores_are_left_out_and_told(tmp_path: Path) -> None:

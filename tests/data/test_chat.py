@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from made_text_bases import CHAT_ML, CLOSING, FAMILIES, INSTRUCTED, byte_tokenizer
+from trained_tokens import trained_runs
 
 from llava_teamlora.constants import IGNORE_INDEX
 from llava_teamlora.data.chat import Chat
@@ -29,14 +30,7 @@ QUESTIONS = (
 
 def trained_parts(encoded: Encoded, tokenizer: Any) -> list[str]:
     """The texts of the runs of trained tokens."""
-    runs: list[list[int]] = [[]]
-    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
-        if label == IGNORE_INDEX:
-            runs.append([])
-        else:
-            assert label == token
-            runs[-1].append(token)
-    return [tokenizer.decode(run) for run in runs if run]
+    return [tokenizer.decode(run) for run in trained_runs(encoded)]
 
 
 @pytest.mark.parametrize("legacy", [False, True])

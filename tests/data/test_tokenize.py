@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from trained_tokens import trained_runs
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_teamlora.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -38,14 +39,8 @@ def test_ids_equal_llavas_chunkwise_way(tokenizer: PreTrainedTokenizerBase) -> N
 
 def test_labels_are_the_answers(tokenizer: PreTrainedTokenizerBase) -> None:
     encoded = encode(TEMPLATES["v1"].segments(TURNS), tokenizer)
-    runs: list[list[int]] = [[]]
-    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
-        if label == IGNORE_INDEX:
-            runs.append([])
-        else:
-            assert label == token
-            runs[-1].append(token)
-    answers = [str(tokenizer.decode(run)).strip() for run in runs if run]
+    runs = trained_runs(encoded)
+    answers = [str(tokenizer.decode(run)).strip() for run in runs]
     assert answers == ["yes</s>", "no, none</s>"]
     assert encoded.trained_tokens == sum(len(run) for run in runs)
 

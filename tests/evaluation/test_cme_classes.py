@@ -6,23 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from cme_fixtures import FIXTURES, of_fixture, task
 
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.benchmarks import BENCHMARKS, SETS, spelled_out
 from llava_teamlora.evaluation.cme.mmlu import CATEGORY_OF
-from llava_teamlora.evaluation.cme.task import Item, TextTask
+from llava_teamlora.evaluation.cme.task import TextTask
 from llava_teamlora.evaluation.types import Sample, Scores
 
-FIXTURES = Path(__file__).parents[2] / "eval" / "fixtures"
 SEVEN = ("imdb", "anli", "qqp", "rte", "winogrande", "arc", "mmlu")
 every = pytest.mark.parametrize("name", SEVEN)
-
-
-def task(name: str) -> TextTask:
-    found = BENCHMARKS[name]
-    assert isinstance(found, TextTask)
-    return found
 
 
 def scored(name: str, *texts: str) -> Scores:
@@ -30,15 +24,6 @@ def scored(name: str, *texts: str) -> Scores:
     samples = task(name).load(FIXTURES)
     verdicts = [task(name).judge(sample, text) for sample, text in zip(samples, texts, strict=True)]
     return task(name).aggregate(samples, verdicts)
-
-
-def of_fixture(name: str) -> list[Item]:
-    return [
-        item
-        for source in task(name).tests
-        for path in source.find(FIXTURES / name)
-        for item in task(name).items(path, source.group)
-    ]
 
 
 @every

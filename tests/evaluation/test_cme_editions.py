@@ -9,29 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cme_fixtures import FIXTURES, of_fixture, task
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.benchmarks import BENCHMARKS
 from llava_teamlora.evaluation.cme.labels import LabelTask
-from llava_teamlora.evaluation.cme.task import Item, TextTask
 from llava_teamlora.evaluation.types import Sample
-
-FIXTURES = Path(__file__).parents[2] / "eval" / "fixtures"
-
-
-def task(name: str) -> TextTask:
-    found = BENCHMARKS[name]
-    assert isinstance(found, TextTask)
-    return found
-
-
-def of_fixture(name: str) -> list[Item]:
-    return [
-        item
-        for source in task(name).tests
-        for path in source.find(FIXTURES / name)
-        for item in task(name).items(path, source.group)
-    ]
 
 
 def lines(path: Path, *rows: dict[str, Any]) -> None:

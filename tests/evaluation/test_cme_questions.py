@@ -73,8 +73,22 @@ def test_webqa_takes_the_commonest_answer_first(tmp_path: Path) -> None:
         "Q_TRN_1": {"question": " 桥多长？ ", "evidences": evidences(["3500米"], ["3.5公里", "七里"], ["3.5公里"])},
         "Q_TRN_2": {"question": "谁？", "evidences": evidences(["no_answer"])},
     }
-    (item,) = WebQa().items(write(tmp_path / "me_train.json", content))
+    item, unanswered = WebQa().items(write(tmp_path / "me_train.json", content))
     assert (item.key, item.input, item.answers) == ("Q_TRN_1", "桥多长？", ("3.5公里", "3500米", "七里"))
+    assert (unanswered.key, unanswered.answers) == ("Q_TRN_2", ())
+
+
+def test_questions_that_nobody_answers_are_counted_and_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "Q_TST_1": {"question": "桥多长？", "evidences": evidences(["3500米"])},
+        "Q_TST_2": {"question": "谁？", "evidences": evidences(["no_answer"], ["no_answer"])},
+        "Q_TST_3": {"question": "哪里？", "evidences": {}},
+    }
+    file = write(tmp_path / "me_test.ann.json", content)
+    assert [sample.key for sample in load(WebQa(), file, tmp_path, file.name)] == ["test/Q_TST_1"]
+    assert capsys.readouterr().err.endswith("me_test.ann.json: 2 questions have no answer, and are left out\n")
 
 
 def test_webqas_hub_edition(tmp_path: Path) -> None:

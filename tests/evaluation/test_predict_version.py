@@ -49,6 +49,17 @@ def test_answers_of_two_templates_are_not_mixed(base: str, tmp_path: Path, capsy
     assert "--version is for a model loaded here" in capsys.readouterr().err
 
 
+def test_a_question_that_marks_a_picture_is_named(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "data" / "nq" / "NQ-open.dev.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"question": "what does <image> stand for", "answer": ["a picture"]}) + "\n")
+    given = ["--model", base, "--device", "cpu", "--data_root", str(file.parents[1]), "--out", str(tmp_path / "out")]
+    assert main(["evaluate", "predict", "nq", *given]) == 1
+    assert "dev/0: the text holds <image>, which marks a picture's place" in capsys.readouterr().err
+
+
 def test_the_terminal_asks_a_base_likewise(base: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "llava_teamlora.cli", "cli", base, "--device", "cpu", "--max_new_tokens", "2"]
     asked = subprocess.run(

@@ -80,6 +80,12 @@ def test_progress_is_read_from_the_end_of_a_log(tmp_path: Path) -> None:
     log.write_text("\n== now train\n 1/64 [00:01<01:00]\r 12/64 [00:03<00:20]\n{'loss': '1.9321', 'epoch': 0.2}\n")
     assert progress(log) == "12/64, loss 1.932"
     with log.open("a") as file:
+        file.write("{'loss': '1e")  # just being written
+    assert progress(log) == "12/64, loss 1.932"
+    with log.open("a") as file:
+        file.write("-05'}\n")
+    assert progress(log) == "12/64, loss 1e-05"
+    with log.open("a") as file:
         file.write("\n== now evaluate\n")
     assert progress(log) == "" and progress(tmp_path / "none") == ""
     with log.open("a") as file:

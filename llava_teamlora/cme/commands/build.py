@@ -82,7 +82,8 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         "--on_bad_row",
         choices=("refuse", "skip"),
         default="refuse",
-        help="a row that makes no record (no answer, a field is missing) ends the build, or is left out and listed",
+        help="a row that makes no record (an empty answer, a field is missing) ends the build, or is left out and "
+        "listed; WebQA's questions without any answer are left out and listed in any case",
     )
 
 

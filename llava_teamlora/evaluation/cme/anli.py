@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_teamlora.evaluation.cme.files import rows
-from llava_teamlora.evaluation.cme.labels import LabelTask
+from llava_teamlora.evaluation.cme.labels import EntailmentTask
 from llava_teamlora.evaluation.cme.task import Item, Source
 from llava_teamlora.evaluation.reading import take
 
@@ -20,7 +20,7 @@ _ORIGIN = "https://dl.fbaipublicfiles.com/anli/anli_v1.0.zip, or facebook/anli o
 _ROUNDS = {"R1": "1,000", "R2": "1,000", "R3": "1,200"}
 
 
-class Anli(LabelTask):
+class Anli(EntailmentTask):
     """See the module's text."""
 
     name = folder = "anli"
@@ -58,14 +58,6 @@ class Anli(LabelTask):
     def items(self, path: Path, group: str = "") -> Iterator[Item]:
         """Of one round's split."""
         for index, (where, row) in enumerate(rows(path)):
-            premise = take(row, "premise" if "premise" in row else "context", str, where).strip()
-            hypothesis = take(row, "hypothesis", str, where).strip()
-            yield Item(
-                key=take(row, "uid", str, where) if "uid" in row else str(index),
-                input=f"Sentence 1: {premise}\nSentence 2: {hypothesis}",
-                answers=(self.label(row, "label", where),),
-                where=where,
-                texts=(premise, hypothesis),
-                group=group,
-                cluster=premise,
-            )
+            key = take(row, "uid", str, where) if "uid" in row else str(index)
+            fields = ("premise" if "premise" in row else "context", "hypothesis")
+            yield self.pair(key, row, fields, where, group)

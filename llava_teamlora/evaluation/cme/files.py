@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.cme.streaming import stream_list
-from llava_teamlora.evaluation.reading import decode, no_text, stream_json_lines
+from llava_teamlora.evaluation.reading import decode, decode_line, no_text, numbered_lines, stream_json_lines
 
 if TYPE_CHECKING:
     import pyarrow
@@ -92,20 +92,9 @@ def _named(table: Iterable[Fields], path: Path, columns: Sequence[str]) -> Itera
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines with their ends. Only a line feed ends one: U+2028 or a lone carriage return inside a text does not."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8") if number > 1 else decode(line, path)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: is not UTF-8 text ({error.reason} at byte {error.start} of the line); "
-                    "save it as UTF-8"
-                ) from error
+    """Lines with their ends; the first tells what is no text."""
+    for number, line in numbered_lines(path):
+        yield decode(line, path) if number == 1 else decode_line(line, f"{path}, line {number}")
 
 
 def _quoted(path: Path, separator: str) -> Iterator[Fields]:

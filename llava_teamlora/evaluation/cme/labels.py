@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.cme.task import Item, TextTask
+from llava_teamlora.evaluation.reading import take
 from llava_teamlora.evaluation.types import Sample, Verdict
 
 
@@ -58,6 +59,34 @@ class LabelTask(TextTask):
         """1 for the right label; see the module's text."""
         parsed = parse_label(text, self.labels)
         return Verdict(parsed, float(parsed in sample.targets), {"unparsed": float(not parsed)})
+
+
+class EntailmentTask(LabelTask):
+    """Whether a sentence follows from another. Sentences on one premise make one cluster."""
+
+    def pair(self, key: str, row: Mapping[str, Any], fields: tuple[str, str], where: str, group: str) -> Item:
+        """A row's item.
+
+        Args:
+            key: the item's.
+            row: with a ``label``.
+            fields: of the premise and of the hypothesis.
+            where: ``file, line n``.
+            group: the item's.
+
+        Raises:
+            UserError: a field is missing, or no label.
+        """
+        premise, hypothesis = (take(row, field, str, where).strip() for field in fields)
+        return Item(
+            key=key,
+            input=f"Sentence 1: {premise}\nSentence 2: {hypothesis}",
+            answers=(self.label(row, "label", where),),
+            where=where,
+            texts=(premise, hypothesis),
+            group=group,
+            cluster=premise,
+        )
 
 
 def unlabelled(name: str) -> str:

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_teamlora.evaluation.cme.files import rows
-from llava_teamlora.evaluation.cme.labels import LabelTask
+from llava_teamlora.evaluation.cme.labels import EntailmentTask
 from llava_teamlora.evaluation.cme.task import Item, Source
-from llava_teamlora.evaluation.reading import take
 
 
-class Rte(LabelTask):
+class Rte(EntailmentTask):
     """See the module's text."""
 
     name = folder = "rte"
@@ -46,14 +45,6 @@ class Rte(LabelTask):
     def items(self, path: Path, group: str = "") -> Iterator[Item]:
         """Of one split."""
         for index, (where, row) in enumerate(rows(path, quoted=False)):
-            first, second = ("premise", "hypothesis") if "premise" in row else ("sentence1", "sentence2")
-            premise, hypothesis = (take(row, field, str, where).strip() for field in (first, second))
-            yield Item(
-                key=str(row.get("index", row.get("idx", index))),
-                input=f"Sentence 1: {premise}\nSentence 2: {hypothesis}",
-                answers=(self.label(row, "label", where),),
-                where=where,
-                texts=(premise, hypothesis),
-                group=group,
-                cluster=premise,
-            )
+            key = str(row.get("index", row.get("idx", index)))
+            fields = ("premise", "hypothesis") if "premise" in row else ("sentence1", "sentence2")
+            yield self.pair(key, row, fields, where, group)

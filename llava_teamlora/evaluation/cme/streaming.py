@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.evaluation.reading import expect_object, no_text
+from llava_teamlora.evaluation.reading import expect_object, no_text, open_bytes
 
 _CHUNK = 1 << 20
 _NEAR_END = 16  # so near to the end of what is read so far, a word or a number may be cut off: "12." of "12.5"
@@ -76,11 +76,7 @@ def stream_list(path: Path) -> Iterator[Row]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[_Text]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
+    with open_bytes(path) as file:
         yield _Text(path, file)
 
 

@@ -8,6 +8,7 @@ train_example.json); where a task's question needs no instruction, as in NQ, the
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ class Item:
     Attributes:
         key: unique within its file; the row's own id where it has one.
         input: what stands below the instruction; the whole question where the task has no instruction.
-        answers: accepted ones; the first is what training writes.
+        answers: accepted ones; the first is what training writes. Without any it is neither asked nor trained on.
         where: ``file, line n``, for messages.
         texts: the row's own texts without labels and frames, what a leak is looked for in.
         group: the sub-score it counts towards.
@@ -112,14 +113,23 @@ class TextTask(Benchmark):
         return ()
 
     def load(self, data_root: Path | None = None) -> list[Sample]:
-        """See ``Benchmark.load``. A key is the file's prefix and the row's key; ``#2`` where another row has it too."""
+        """See ``Benchmark.load``. A key is the file's prefix and the row's key; ``#2`` where another row has it too.
+
+        How many rows of a file have no answer is said on stderr; they are left out.
+        """
         folder = data_folder(data_root, self.folder)
         samples: dict[str, Sample] = {}
         for source in self.tests:
             for path in self._files(source, folder):
+                unanswered = 0
                 for item in not_empty(self.items(path, source.group), path):
+                    if not item.answers:
+                        unanswered += 1
+                        continue
                     sample = _told_apart(self._sample(f"{source.prefix}/{item.key}", item), samples, item, source)
                     samples[sample.key] = sample
+                if unanswered:
+                    print(f"{path}: {unanswered} questions have no answer, and are left out", file=sys.stderr)
         return list(samples.values())
 
     def _sample(self, key: str, item: Item) -> Sample:

@@ -2,8 +2,8 @@
 
 Data: Baidu's WebQA 1.0, ``me_test.ann.json`` (training ``me_train.json``): ``{id: {question, evidences: {id:
 {answer: […], evidence}}}}``; the evidence is not shown. All answers of a question's evidences are accepted, the one
-most evidences have first; ``no_answer`` is none, and a question of which every evidence says so is left out, for
-nobody knows its answer. Or the hub's suolyer/webqa, JSON lines of id, input, output in
+most evidences have first; ``no_answer`` is none, and a question of which every evidence says so is left out, and
+counted, for nobody knows its answer. Or the hub's suolyer/webqa, JSON lines of id, input, output in
 ``{train,validation,test}.json``.
 
 The authors' records of WebQA answer in the form ``answer。evidence``, with ``<e>`` between evidences, and so may the
@@ -66,8 +66,7 @@ class WebQa(OpenQuestion):
             for where, key, content in stream_members(path):
                 row = expect_object(content, where)
                 question = take_words(row, "question", where)
-                if answers := _answers(row, where):
-                    yield Item(key, question, answers, where, (question,))
+                yield Item(key, question, _answers(row, where), where, (question,))
             return
         # The hub's files are JSON lines, whatever their ending says.
         for index, (where, row) in enumerate(rows(path) if path.suffix != ".json" else stream_json_lines(path)):

@@ -62,10 +62,9 @@ def write_documents(wanted: Sequence[Harnessed], data_root: Path | None, split: 
         files = {name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in paths.items()}
         for task in dict.fromkeys(one.task for one in wanted):
             by_group = {one.group: one for one in wanted if one.task == task}
-            for group, document in _documents(task, by_group, data_root, split):
-                if one := by_group.get(group) or by_group.get(""):
-                    files[one.name].write(json.dumps(document, ensure_ascii=False) + "\n")
-                    count[one.name] += 1
+            for one, document in _documents(task, by_group, data_root, split):
+                files[one.name].write(json.dumps(document, ensure_ascii=False) + "\n")
+                count[one.name] += 1
     if empty := [name for name in count if not count[name]]:
         few = ", ".join(empty[:3]) + ("…" if len(empty) > 3 else "")
         raise UserError(f"the files under {data_folder(data_root, '')} hold nothing for {len(empty)} tasks ({few})")
@@ -74,15 +73,15 @@ def write_documents(wanted: Sequence[Harnessed], data_root: Path | None, split: 
 
 def _documents(
     task: str, by_group: Mapping[str, Harnessed], data_root: Path | None, split: Split
-) -> Iterator[tuple[str, Document]]:
-    """(group, document) of all items of a task."""
+) -> Iterator[tuple[Harnessed, Document]]:
+    """The documents of all items of a task, each with whom it is for."""
     for source, path in _files(task, by_group, data_root, split):
         if task == "triviaqa":  # an item's answers are in normal form, and lm-eval's task compares aliases as written
-            yield from (("", _trivia(row, where)) for where, row in quiz_rows(path))
+            yield from ((by_group[""], _trivia(row, where)) for where, row in quiz_rows(path))
             continue
         for item in task_of(task).items(path, source.group):
             if one := by_group.get(item.group) or by_group.get(""):
-                yield item.group, one.document(item)
+                yield one, one.document(item)
 
 
 def _files(

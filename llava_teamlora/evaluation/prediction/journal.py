@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar
 from llava_teamlora.errors import UserError
 from llava_teamlora.evaluation.answers import line_of
 from llava_teamlora.evaluation.companions import PREDICTIONS
-from llava_teamlora.evaluation.reading import decode, expect_object
+from llava_teamlora.evaluation.reading import decode, expect_object, numbered_lines
 from llava_teamlora.evaluation.types import Sample
 from llava_teamlora.files import write_atomically
 
@@ -197,15 +197,10 @@ def _collect(folder: Path, held: Callable[[bytes], T]) -> dict[str, T]:
 
 def _keyed(path: Path) -> Iterator[tuple[str, bytes]]:
     """Key and line, of the lines that are whole."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            yield _key(line, f"{path}, line {number}"), line
+    for number, line in numbered_lines(path):
+        if not line.endswith(b"\n"):
+            return
+        yield _key(line, f"{path}, line {number}"), line
 
 
 def _key(line: bytes, where: str) -> str:
