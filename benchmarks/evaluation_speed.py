@@ -9,15 +9,15 @@ its own, and once many about each, whose picture the batch then computes once. B
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import clock, write_results
+from side_by_side import write_results
 
+from llava_teamlora.bench.measuring import Quartiles, clock, wait
 from llava_teamlora.evaluation.benchmarks.easy_vqa import EasyVqa
 from llava_teamlora.evaluation.prediction.batches import make_batches
 from llava_teamlora.evaluation.runner import ModelAnswerer
@@ -49,23 +49,6 @@ class Settings:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Quartiles:
-    """Of one figure over the rounds."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Quartiles:
-        """To four digits."""
-        return cls(*(float(f"{value:.4g}") for value in statistics.quantiles(values, n=4, method="inclusive")))
-
-    def __str__(self) -> str:
-        return f"{self.median:g} ({self.low:g} to {self.high:g})"
-
-
 def questions(count: int) -> dict[str, list[Sample]]:
     """The first of easy-VQA as they are, and as many of pictures that all differ."""
     samples = EasyVqa().load()
@@ -76,12 +59,11 @@ def questions(count: int) -> dict[str, list[Sample]]:
 
 
 def answer(model: ModelAnswerer, samples: Sequence[Sample], size: int, settings: Settings) -> float:
-    """Answer all; questions a second (see :func:`side_by_side.clock`)."""
+    """Answer all; questions a second (see ``bench/measuring.py``'s clock)."""
     device, decoding = torch.device(settings.device), Decoding(settings.max_new_tokens)
     start = clock(device)
     count = sum(map(len, model.answer(make_batches(samples, size), decoding)))
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    wait(device)
     return count / (clock(device) - start)
 
 

@@ -18,35 +18,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionModel, LlamaForCausalLM
+
+from llava_teamlora.bench.random_llava import SIZES, configs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 STD = 0.02
-
-# From the config.json of lmsys/vicuna-7b-v1.5 and openai/clip-vit-large-patch14-336.
-SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "7b": (
-        {
-            "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-            "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-        },
-        {
-            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-            "image_size": 336, "patch_size": 14, "projection_dim": 768,
-        },
-    ),
-    "tiny": (
-        {
-            "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4, "num_attention_heads": 4,
-            "num_key_value_heads": 4, "vocab_size": 512, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-        },
-        {
-            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
-            "image_size": 64, "patch_size": 16, "projection_dim": 16,
-        },
-    ),
-}  # fmt: skip
 
 
 def write_configs(out: Path, size: str) -> tuple[Path, Path]:
@@ -59,14 +37,13 @@ def write_configs(out: Path, size: str) -> tuple[Path, Path]:
     Returns:
         Folders of the language model and the tower.
     """
-    text, vision = SIZES[size]
+    text, vision = configs_of(size)
     llm, clip = out / "llm", out / "clip"
-    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    LlamaConfig(**text, **ids, architectures=["LlamaForCausalLM"]).save_pretrained(llm)
-    CLIPVisionConfig(**vision, hidden_act="quick_gelu", architectures=["CLIPVisionModel"]).save_pretrained(clip)
+    text.save_pretrained(llm)
+    vision.save_pretrained(clip)
     for name in TOKENIZER:
         shutil.copy(ROOT / "playground" / "tiny" / name, llm / name)
-    side = vision["image_size"]
+    side = vision.image_size
     processor = {
         "crop_size": {"height": side, "width": side}, "do_center_crop": True, "do_convert_rgb": True,
         "do_normalize": True, "do_rescale": True, "do_resize": True, "image_processor_type": "CLIPImageProcessor",

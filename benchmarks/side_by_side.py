@@ -7,10 +7,7 @@ spread over the rounds.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +15,9 @@ from typing import Any
 
 import torch
 
+from llava_teamlora.bench.measuring import clock, wait
+from llava_teamlora.bench.output import surroundings
 from llava_teamlora.files import write_atomically
-from llava_teamlora.run_card import library_versions
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def measure(ways: Mapping[str, Callable[[], float]], rounds: int, device: torch.
         device: waited for before and after each piece.
 
     Returns:
-        For each way ``rate`` (amount a second), ``seconds`` (see :func:`clock`), and ``ratio``: its rate over the
-        first's in that round.
+        For each way ``rate`` (amount a second), ``seconds`` (see ``bench/measuring.py``'s clock), and ``ratio``: its
+        rate over the first's in that round.
     """
     names = list(ways)
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -78,22 +76,12 @@ def measure(ways: Mapping[str, Callable[[], float]], rounds: int, device: torch.
     }
 
 
-def clock(device: torch.device) -> float:
-    """Seconds: of this process's computing on a CPU, where others may be at work too; else by the wall clock."""
-    return time.process_time() if device.type == "cpu" else time.perf_counter()
-
-
 def _timed(work: Callable[[], float], device: torch.device) -> tuple[float, float]:
-    _wait(device)
+    wait(device)
     start = clock(device)
     amount = work()
-    _wait(device)
+    wait(device)
     return amount, clock(device) - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def write_results(path: Path, what: str, settings: Any, device: torch.device, found: Mapping[str, Any]) -> None:
@@ -106,14 +94,10 @@ def write_results(path: Path, what: str, settings: Any, device: torch.device, fo
         device: computed on.
         found: figures; spreads anywhere in it.
     """
-    machine = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
     content = {
         "what": what,
         "settings": asdict(settings),
-        "versions": library_versions(),
-        "machine": {"device": machine, "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        **surroundings(str(device)),
         **found,
     }
     write_atomically(path, json.dumps(content, indent=1, default=asdict) + "\n")

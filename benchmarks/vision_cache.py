@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from PIL import Image, ImageDraw
-from side_by_side import clock, measure, write_results
+from side_by_side import measure, write_results
 from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, LlamaForCausalLM
 
 from llava_teamlora import TeamLoraConfig
+from llava_teamlora.bench.measuring import clock
 from llava_teamlora.data.collator import Collator
 from llava_teamlora.data.dataset import ConversationDataset
 from llava_teamlora.data.features import FeatureStore

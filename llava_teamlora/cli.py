@@ -24,6 +24,7 @@ _FIRST_SPEAKS_S = 10.0
 
 def _parser() -> argparse.ArgumentParser:
     from llava_teamlora.analysis import commands as analysis
+    from llava_teamlora.bench import commands as bench
     from llava_teamlora.cme import commands as cme
     from llava_teamlora.conversion import commands as conversion
     from llava_teamlora.doctor import commands as doctor
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     analysis.add_parser(subparsers)
     conversion.add_parser(subparsers)
     sweep.add_parser(subparsers)
+    bench.add_parser(subparsers)
     doctor.add_parser(subparsers)
     return parser
 

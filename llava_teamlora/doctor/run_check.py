@@ -53,6 +53,8 @@ def _memory(estimate: Estimate) -> Finding:
     there = f" of {estimate.device.total_bytes / GIB:.1f} on {estimate.device.name}" if estimate.device else ""
     found = f"{'' if estimate.complete else 'more than '}{estimate.total_bytes / GIB:.1f} GiB{there}, estimated for "
     found += f"{estimate.setup.batch.samples} x {estimate.setup.batch.tokens:,} tokens"
+    if estimate.advice is not None and (said := estimate.advice.say(estimate.setup.checkpointing)):
+        found += f"; {said}"
     return Finding("ok" if estimate.fits else "warning", "memory of this run", found, "; ".join(estimate.remedies))
 
 

@@ -13,8 +13,9 @@ import torch
 
 from llava_teamlora.data.tokenize import end_token_id
 from llava_teamlora.errors import UserError
+from llava_teamlora.generation.fixed import FixedState, FixedSteps, Steps
 from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Query
-from llava_teamlora.generation.reader import Reader
+from llava_teamlora.generation.reader import Reader, State, pack_adapters
 from llava_teamlora.generation.rows import common_length, end_ids
 from llava_teamlora.generation.sampling import Chooser, Forbidden
 
@@ -27,10 +28,22 @@ _UNFINISHED = "\ufffd"  # what a tokenizer shows for a character whose bytes are
 
 
 class Generator(Reader):
-    """Answers queries with one loaded model; see :class:`Reader` for how it reads them."""
+    """Answers queries with one loaded model; see :class:`Reader` for how it reads them.
 
-    def __init__(self, loaded: Loaded) -> None:
+    Args:
+        loaded: as ``checkpoint.load_model`` gives it.
+        steps: how the tokens after an answer's first are computed; None with a growing cache.
+
+    Raises:
+        UserError: see :class:`Reader`; or steps that this model cannot make.
+    """
+
+    def __init__(self, loaded: Loaded, steps: Steps | None = None) -> None:
         super().__init__(loaded)
+        self.fixed: FixedSteps | None = None
+        if steps is not None and steps.fixed:
+            pack_adapters(loaded.model, exact=False)
+            self.fixed = FixedSteps(self.base, steps, self.positions, self.fill)
         self.end = end_ids(self.base, self.tokenizer, end_token_id(loaded.template, self.tokenizer))
         self.stop = loaded.template.stop
         self.forbid = Forbidden(self.tokenizer, getattr(self.base.config, "image_token_id", None))
@@ -141,14 +154,24 @@ class Generator(Reader):
             alive = [i for i, (row, _) in enumerate(step) if not self._ended(written[row]) and number < budgets[row]]
             if not alive:
                 return
+            if self.fixed is not None and not isinstance(state, FixedState):
+                state = self.fixed.start(state, max(budgets))
             if len(alive) < len(step):
                 state.keep(alive)
             self._advance(state, [tokens[i] for i in alive])
+
+    def _advance(self, state: State, tokens: list[int]) -> None:
+        if self.fixed is not None and isinstance(state, FixedState):
+            self.fixed.advance(state, tokens)
+        else:
+            super()._advance(state, tokens)
 
     @torch.inference_mode()
     def _beams(self, queries: Sequence[Query], prompts: list[list[int]], decoding: Decoding) -> list[list[int]]:
         from transformers import GenerationConfig, LogitsProcessorList
 
+        if self.fixed is not None:
+            raise UserError(f"--num_beams {decoding.num_beams} has a growing cache; drop --static_cache and --compile")
         if self.stop is not None:
             raise UserError(
                 f"--num_beams {decoding.num_beams} is for templates that end answers in a token; --version "

@@ -74,6 +74,7 @@ class Reader:
         self.loaded = loaded
         self.vision = loaded.vision
         self.tokenizer = loaded.tokenizer
+        pack_adapters(loaded.model, exact=True)
         self.base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
         self.prompt_length = prompt_length(loaded.model)
         self.positions: int = getattr(self.base.config.get_text_config(), "max_position_embeddings", 1 << 30)
@@ -216,3 +217,15 @@ class Reader:
             parts += self.base.get_image_features(pixel_values=batch, return_dict=True).pooler_output
         order = [number[id(image)] for query in queries for image in query.images]
         return torch.stack(list(parts)), torch.tensor(order, device=self.base.device)
+
+
+def pack_adapters(model: Any, *, exact: bool) -> None:
+    """Prepare a model for inference, if its method knows how.
+
+    Args:
+        model: with an adapter or none.
+        exact: leave what packing would round, so that answers stay those of the model as it is.
+    """
+    prepare = getattr(model, "prepare_for_inference", None)
+    if prepare is not None:
+        prepare(exact=exact)

@@ -225,6 +225,9 @@ def add_parser(subparsers: Any) -> None:
     add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
     add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
+    add("--static_cache", action="store_true", help="keys and values in a cache of fixed size")
+    add("--compile", action="store_true", help="compiled steps (on CUDA a graph), in a cache of fixed size; the first "
+        "answer waits minutes")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -234,7 +237,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: no such model or first picture, or an impossible setting.
     """
-    from llava_teamlora.generation import Decoding, Generator
+    from llava_teamlora.generation import Decoding, Generator, Steps
     from llava_teamlora.generation.loading import load_quietly
 
     decoding = Decoding(
@@ -253,7 +256,7 @@ def run(arguments: argparse.Namespace) -> int:
         vision_tower=arguments.vision_tower,
         bits=arguments.bits,
     )
-    conversation = Conversation(Generator(loaded), decoding)
+    conversation = Conversation(Generator(loaded, Steps(arguments.static_cache, arguments.compile)), decoding)
     typed = sys.stdin.isatty()
     if arguments.image:
         said = conversation.show(arguments.image)

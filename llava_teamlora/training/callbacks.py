@@ -1,4 +1,4 @@
-"""What happens around the steps: an epoch's order is set, Ctrl-C is heard, packed rows are proved to be apart."""
+"""What happens around the steps: the order of an epoch, Ctrl-C, proof that packed rows are apart, recomputation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from llava_teamlora.data.sampler import LengthSampler
+from llava_teamlora.tuners.routed.recompute import skip_recomputed_outputs
 
 
 class SetEpoch(TrainerCallback):
@@ -34,6 +35,18 @@ class ProveSeparation(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the Trainer once the model is wrapped and loaded."""
         self.check()
+
+
+class SkipRecomputedOutputs(TrainerCallback):
+    """Spares gradient checkpointing the work whose results nobody reads (see tuners/routed/recompute.py).
+
+    Done here and not through ``--gradient_checkpointing_kwargs``, which are written into every checkpoint.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer once it has switched checkpointing on; a compiler finds such work by itself."""
+        if not args.torch_compile:
+            skip_recomputed_outputs(kwargs["model"])
 
 
 class Interruption(TrainerCallback):

@@ -1,16 +1,19 @@
-"""What a run leans on outside of itself: DeepSpeed's configuration, the reporters, folders that libraries choose.
+"""What a run leans on outside of itself: DeepSpeed's configuration, reporters, Liger, folders that libraries choose.
 
 Looked at before anything is loaded, so that a mistake costs seconds. In: flags. Out: nothing, or an error in words.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import torch
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -79,6 +82,28 @@ def check_batches(config: Any) -> None:
     for name in ("dispatch_batches", "split_batches"):
         if getattr(config, name, None):
             raise UserError(f"--accelerator_config: {name} would tear samples from their pictures; leave it out")
+
+
+def check_fused_loss(arguments: Any) -> None:
+    """Refuse ``--use_liger_kernel True`` where it cannot work (see fused_loss.py).
+
+    Args:
+        arguments: the run's TrainingArguments.
+
+    Raises:
+        UserError: the package or a GPU is missing, or weights are sharded.
+    """
+    if not arguments.use_liger_kernel:
+        return
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise UserError('--use_liger_kernel True: liger-kernel is not installed; pip install "llava-teamlora[kernels]"')
+    if (arguments.use_cpu or not torch.cuda.is_available()) and not arguments.dry_run:
+        raise UserError("--use_liger_kernel True needs a CUDA device: leave it out to train without one")
+    if arguments.fsdp or is_deepspeed_zero3_enabled():
+        raise UserError(
+            "--use_liger_kernel True reads the weight of lm_head, of which FSDP and ZeRO-3 leave each process a shard: "
+            "leave it out, or use ZeRO-2"
+        )
 
 
 def _name(setting: str | dict[str, Any]) -> str:

@@ -25,9 +25,10 @@ from llava_teamlora.models.pretrained import first_line
 from llava_teamlora.models.projector import projector_type, write_projector
 from llava_teamlora.run_card import ADAPTER_FILE, FULL_FINETUNING, RunCard, write_run_card
 from llava_teamlora.training.adalora import AdaLoraSchedule
-from llava_teamlora.training.callbacks import Interruption, ProveSeparation, SetEpoch
+from llava_teamlora.training.callbacks import Interruption, ProveSeparation, SetEpoch, SkipRecomputedOutputs
 from llava_teamlora.training.flags.arguments import TrainingArguments
 from llava_teamlora.training.folder import STAGING, drop_abandoned, install, last_checkpoint, rotate
+from llava_teamlora.training.fused_loss import fuse_loss
 from llava_teamlora.training.groups import has_groups, learning_rates, parameter_groups
 from llava_teamlora.training.processes import complete_checkpoint, refuse_unsharded, shard_by_layer
 from llava_teamlora.training.separation import check_separation, separate_samples
@@ -61,9 +62,13 @@ class LlavaTrainer(Trainer):
         if self.args.packing:
             separate_samples(self._bare(self.model))
             self.add_callback(ProveSeparation(self._prove_separation))
+        if self.args.use_liger_kernel:
+            fuse_loss(self._bare(self.model))
+            self.args.use_liger_kernel = False  # what transformers itself does then replaces more than the loss
         self.first_peak = 0.0
         self.interruption = Interruption()
         self.add_callback(self.interruption)
+        self.add_callback(SkipRecomputedOutputs())
         self.adalora: AdaLoraSchedule | None = None
         if card.method == "adalora":
             self.adalora = AdaLoraSchedule(kwargs["model"], self.args)

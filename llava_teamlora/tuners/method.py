@@ -28,6 +28,7 @@ class AdapterOptions:
         train_interaction: whether there is an interaction matrix to learn.
         balance_loss_coef: weight of the load-balance loss.
         router_z_loss_coef: weight of the router z-loss.
+        impl: "auto", "linear" or "reference": what computes a routed adapter; changes its speed, and is not saved.
         mixer_init: "kaiming" or "orthogonal" (MoSLoRA).
         rank_pattern: other ranks for some linears, by name.
         target_r: average rank at the end (AdaLoRA).
@@ -48,6 +49,7 @@ class AdapterOptions:
     train_interaction: bool | None = None
     balance_loss_coef: float | None = None
     router_z_loss_coef: float | None = None
+    impl: str | None = None
     mixer_init: str | None = None
     rank_pattern: dict[str, int] | None = None
     target_r: int | None = None

@@ -23,7 +23,3 @@ def test_sizes_are_measured_side_by_side(tiny: str, monkeypatch: pytest.MonkeyPa
     assert order == [4, 1, 1, 4, 4, 1]  # in turns, every other round backwards; the first does not count
     assert found["1"]["ratio"] == Quartiles(1.0, 1.0, 1.0)
     assert found["4"]["questions_per_second"].low > 0
-
-
-def test_quartiles() -> None:
-    assert Quartiles.of([5.0, 1.0, 2.0, 4.0, 3.0]) == Quartiles(2.0, 3.0, 4.0)

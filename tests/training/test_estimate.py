@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig
 
+from llava_teamlora.bench.peak import peak_bytes
 from llava_teamlora.machine import DeviceMemory
 from llava_teamlora.models.build import load_base
 from llava_teamlora.models.llava import LlavaForConditionalGeneration
@@ -20,8 +22,10 @@ from llava_teamlora.training.outlook import memory, rehearsal
 from llava_teamlora.training.outlook.estimate import Setup, Sharding, weight_rows
 from llava_teamlora.training.outlook.memory import Estimate, estimate_memory, setup_of, show_estimate
 from llava_teamlora.training.outlook.plan import count_steps, outline_run
-from llava_teamlora.training.outlook.rehearsal import BatchShape, Rehearsal
+from llava_teamlora.training.outlook.rehearsal import BatchShape, Rehearsal, Rehearsed
 from llava_teamlora.tuners import METHODS, AdapterOptions
+from llava_teamlora.tuners.routed.layer import set_impl
+from llava_teamlora.tuners.routed.recompute import skip_recomputed_outputs
 
 BATCH = BatchShape(2, 192, 2, (3, 64, 64))
 
@@ -120,10 +124,11 @@ def llava(method: str, layers: int, vocabulary: int, dtype: torch.dtype, device:
     return model
 
 
-def allocated_peak(model: Any, autocast: torch.dtype | None, checkpointing: bool) -> int:
-    """Most bytes that torch's allocator had handed out during one real step, gradients being there already."""
+def ready(model: Any, checkpointing: bool) -> dict[str, torch.Tensor]:
+    """Make a model ready for a real step, gradients being there already, and return the step's inputs."""
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        skip_recomputed_outputs(model)
         model.enable_input_require_grads()
     model.train()
     image = model.get_base_model().config.image_token_id
@@ -131,42 +136,99 @@ def allocated_peak(model: Any, autocast: torch.dtype | None, checkpointing: bool
     ids[:, 1:65] = image
     mask = torch.ones_like(ids)
     mask[0, -5:] = 0
-    pixels = torch.zeros(BATCH.pictures, *BATCH.picture)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        with torch.autocast("cpu", autocast, enabled=autocast is not None):
-            inputs = {"input_ids": ids, "labels": ids.clone(), "attention_mask": mask, "pixel_values": pixels}
-            outputs = model(**inputs, use_cache=False)
-            outputs.logits = outputs.logits.float()
-            loss = outputs.loss
-            del outputs
-        loss.backward()
-    live = peak = 0
-    for event in found.profiler.kineto_results.events():  # pyright: ignore[reportOptionalMemberAccess]
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+    pixels = torch.zeros(BATCH.pictures, *BATCH.picture)
+    return {"input_ids": ids, "labels": ids.clone(), "attention_mask": mask, "pixel_values": pixels}
+
+
+def step(model: Any, inputs: dict[str, torch.Tensor], autocast: torch.dtype | None) -> None:
+    """Forward and backward, as the Trainer does them."""
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        outputs = model(**inputs, use_cache=False)
+        outputs.logits = outputs.logits.float()
+        loss = outputs.loss
+        del outputs
+    loss.backward()
+
+
+def allocated_peak(model: Any, autocast: torch.dtype | None, checkpointing: bool) -> int:
+    """Most bytes that torch's allocator had handed out during one real step."""
+    inputs = ready(model, checkpointing)
+
+    def work() -> None:  # the batch is counted too
+        step(model, {name: tensor.clone() for name, tensor in inputs.items()}, autocast)
+
+    return peak_bytes(work, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("method", "impl", "dtype", "checkpointing"),
+    [
+        *product(("teamlora", "lora"), ("auto",), (torch.float32, torch.bfloat16), (False, True)),
+        ("teamlora", "linear", torch.bfloat16, False),
+        ("teamlora", "reference", torch.bfloat16, False),
+    ],
+)
+def test_the_rehearsed_peak_is_what_torch_allocates(
+    method: str, impl: str, dtype: torch.dtype, checkpointing: bool
+) -> None:
+    autocast = None if dtype == torch.float32 else dtype
+    model, outlined = (llava(method, 5, 1000, dtype, device) for device in ("cpu", "meta"))
+    if method == "teamlora":
+        set_impl(model, impl)
+        set_impl(outlined, impl)
+    real = allocated_peak(model, autocast, checkpointing)
+    # Five layers: the estimate rehearses two and three and goes on from there.
+    found = Rehearsal(outlined).step(BATCH, autocast=autocast, checkpointing=checkpointing)
+    assert found.peak_bytes == pytest.approx(real, rel=0.03)
+
+
+def test_each_form_is_rehearsed_as_what_it_is() -> None:
+    peaks = []
+    for impl in ("auto", "linear", "reference"):
+        model = llava("teamlora", 4, 1000, torch.bfloat16, "meta")
+        set_impl(model, impl)
+        peaks.append(Rehearsal(model).step(BATCH, autocast=torch.bfloat16).peak_bytes)
+    # The whole MLP as one keeps least, plain operations most.
+    assert peaks[0] < 0.95 * peaks[1] and peaks[1] < 0.95 * peaks[2]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("method", ["teamlora", "lora"])
-def test_the_rehearsed_peak_is_what_torch_allocates(method: str, dtype: torch.dtype, checkpointing: bool) -> None:
-    autocast = None if dtype == torch.float32 else dtype
-    real = allocated_peak(llava(method, 5, 1000, dtype, "cpu"), autocast, checkpointing)
-    # Five layers: the estimate rehearses two and three and goes on from there.
-    outlined = Rehearsal(llava(method, 5, 1000, dtype, "meta"))
-    assert outlined.peak_bytes(BATCH, autocast=autocast, checkpointing=checkpointing) == pytest.approx(real, rel=0.03)
+def test_operations_are_those_that_torch_counts_in_a_real_step(checkpointing: bool) -> None:
+    real = llava("lora", 4, 1000, torch.float32, "cpu")
+    real.set_attn_implementation("eager")  # torch counts no sdpa on a CPU
+    inputs = ready(real, checkpointing)
+    with FlopCounterMode(display=False) as counter:
+        step(real, inputs, None)
+    outlined = llava("lora", 4, 1000, torch.float32, "meta")
+    outlined.set_attn_implementation("eager")
+    assert Rehearsal(outlined).step(BATCH, checkpointing=checkpointing).operations == counter.get_total_flops()
+
+
+def test_attention_is_counted_whatever_kernel_does_it() -> None:
+    found = []
+    for kernel in ("sdpa", "eager"):
+        model = llava("lora", 4, 1000, torch.float32, "meta")
+        model.set_attn_implementation(kernel)
+        found.append(Rehearsal(model).step(BATCH).operations)
+    # sdpa's backward computes the scores again.
+    assert found[1] < found[0] < 1.1 * found[1]
+
+
+def test_what_was_rehearsed_before_changes_nothing() -> None:
+    rehearsal = Rehearsal(llava("teamlora", 4, 1000, torch.float32, "meta"))
+    first = [rehearsal.step(BATCH, checkpointing=checkpointing) for checkpointing in (False, True)]
+    again = [rehearsal.step(BATCH, checkpointing=checkpointing) for checkpointing in (False, True)]
+    assert first == again
 
 
 @pytest.mark.parametrize(("vocabulary", "checkpointing"), [(50, False), (50, True), (8000, True)])
 def test_few_layers_tell_what_many_need(vocabulary: int, checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def peak() -> int:  # in a layer, or with many words in the loss
+    def peak() -> Rehearsed:  # in a layer, or with many words in the loss
         model = llava("teamlora", 4, vocabulary, torch.float32, "meta")
-        return Rehearsal(model).peak_bytes(BATCH, checkpointing=checkpointing)
+        return Rehearsal(model).step(BATCH, checkpointing=checkpointing)
 
     found = peak()
     monkeypatch.setattr(rehearsal, "_FEW", 4)  # all of them
@@ -200,11 +262,58 @@ def test_a_run_that_does_not_fit_is_told_what_helps_cheapest_first(monkeypatch: 
     assert "will probably not fit" in console.export_text()
 
 
+def test_forms_that_the_weights_will_not_allow_are_not_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, packed, divided = (
+        estimate(monkeypatch, 2**40, **setup).activation_bytes
+        for setup in ({}, {"bits": 4}, {"sharding": Sharding(3), "processes": 2})
+    )
+    model = llava("teamlora", 4, 1000, torch.float32, "meta")
+    set_impl(model, "reference")
+    assert divided == Rehearsal(model).step(BatchShape(8, 192, 8, (3, 64, 64))).peak_bytes
+    assert plain < 0.95 * packed and packed < divided
+
+
+def said(monkeypatch: pytest.MonkeyPatch, total: int, checkpointing: bool) -> tuple[Estimate, str]:
+    found = estimate(monkeypatch, total, checkpointing=checkpointing)
+    console = Console(record=True, width=400)
+    show_estimate(console, found)
+    return found, console.export_text()
+
+
+def test_checkpointing_is_advised_by_what_fits_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LIBRARIES", {"cpu": 0})
+    roomy, shown = said(monkeypatch, 2**40, checkpointing=True)
+    advice = roomy.advice
+    assert advice is not None and not advice.recommended and advice.on_bytes == roomy.total_bytes
+    assert advice.off_bytes == estimate(monkeypatch, 2**40).total_bytes > 1.5 * advice.on_bytes
+    assert "may be off (--gradient_checkpointing False)" in shown and "of 1,024.0 GiB" in shown
+    # A frozen base: forward, again forward without the MLPs' last products, and backward, each about as much.
+    assert 0.68 < advice.work < 0.78 and f"has {advice.work:.2f} of the operations" in shown
+    assert "may stay off" in said(monkeypatch, 2**40, checkpointing=False)[1]
+
+    between = (advice.on_bytes + advice.off_bytes) // 2
+    tight, shown = said(monkeypatch, between, checkpointing=True)
+    assert tight.fits and tight.advice is not None and tight.advice.recommended
+    assert "must stay on" in shown and "--per_device_train_batch_size 4 and 2 times the --grad" in shown
+    assert "must be on (--gradient_checkpointing True)" in said(monkeypatch, between, checkpointing=False)[1]
+
+    none, shown = said(monkeypatch, advice.on_bytes // 4, checkpointing=True)
+    assert not none.fits and "gradient checkpointing m" not in shown and "will probably not fit" in shown
+
+
+def test_on_an_unknown_device_both_figures_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = estimate(monkeypatch, 2**40)
+    assert roomy.advice is not None
+    nowhere = replace(roomy.advice, device=None)
+    assert "GiB with it" in nowhere.say(True) and "GiB without" in nowhere.say(False)
+    assert roomy.to_dict()["gradient_checkpointing"]["off_bytes"] == roomy.total_bytes
+
+
 def test_a_rehearsal_that_fails_costs_its_row_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> int:
         raise NotImplementedError("no fake kernel for this")
 
-    monkeypatch.setattr(Rehearsal, "peak_bytes", fails)
+    monkeypatch.setattr(Rehearsal, "step", fails)
     found = estimate(monkeypatch, 1)
     assert not found.complete and not found.remedies
     assert any("no fake kernel" in row.note for row in found.rows)

@@ -10,6 +10,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from llava_teamlora.tuners.routed import choice
+
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 BROADCAST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -48,4 +50,5 @@ if __name__ == "__main__":
     for each in OURS:
         if each.model == "llama":
             train_sharded(each, Path(sys.argv[1]))
+    assert not choice._told, f"a fused form that could run did not: {choice._told}"
     dist.destroy_process_group()

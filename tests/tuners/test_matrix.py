@@ -222,6 +222,7 @@ def test_a_copy_is_independent(case: Case) -> None:
     assert gradients(twin) and not gradients(model)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own doing
 @pytest.mark.parametrize("case", [case for case in OURS if case.model == "llama"], ids=str)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_compiles_without_breaks(case: Case, autocast: bool) -> None:

@@ -12,6 +12,8 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from llava_teamlora.tuners.budget import count_trainable
 from llava_teamlora.tuners.low_rank import LowRankLinear
 from llava_teamlora.tuners.routed import RoutedConfig
+from llava_teamlora.tuners.routed import layer as routed_layer
+from llava_teamlora.tuners.routed.layer import set_impl
 
 pytest.importorskip("bitsandbytes")
 
@@ -102,3 +104,24 @@ def test_prepared_for_training(quantised: LlamaForCausalLM, case: Case, ids: Ten
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
     assert all(g.any() for n, g in gradients.items() if f"{model.base_model.prefix}B" in n or "_router" in n)
+
+
+@NOISY
+def test_only_the_update_is_fused(quantised: LlamaForCausalLM, ids: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quantised base is called as ever; output and gradients are those of plain operations."""
+    plain, read = routed_layer.fused_linear, []
+    monkeypatch.setattr(routed_layer, "fused_linear", lambda x, w, *rest: (read.append(w), plain(x, w, *rest))[1])
+    case = next(case for case in METHODS_OF_OURS if case.method.name == "teamlora")
+    model = case.random(quantised).train()
+    found = []
+    for impl in ("auto", "reference"):
+        set_impl(model, impl)
+        model.zero_grad()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+        found.append({"loss": loss.detach(), **grads})
+    assert read == [None] * 3
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 9
+    for name, value in found[1].items():
+        assert (found[0][name] - value).norm() <= 1e-4 * value.norm(), name

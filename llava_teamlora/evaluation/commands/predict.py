@@ -78,6 +78,9 @@ def _add_model(group: Any) -> None:
     add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
     add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
     add("--attn_implementation", metavar="NAME", help="auto (the default), sdpa, eager or flash_attention_2")
+    add("--static_cache", action="store_true", default=None, help="keys and values in a cache of fixed size")
+    add("--compile", action="store_true", default=None, help="compiled steps (on CUDA a graph), in a cache of fixed "
+        "size; minutes to start, for many or long answers")  # fmt: skip
     add("--batch_size", type=int, metavar="N", help="questions at once (default: 16)")
     add("--mode", choices=("fast", "paper"), help="paper: as LLaVA does, one question at a time, greedily, with its "
         "own length of answer (default: fast)")  # fmt: skip

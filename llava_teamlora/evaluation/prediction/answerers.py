@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from llava_teamlora.checkpoint import Loaded
-    from llava_teamlora.generation import Decoding, Query
+    from llava_teamlora.generation import Decoding, Query, Steps
 
 
 _LIKELIHOOD = "mean per token of each option's text, its end included; of a task's few answers the sum"
@@ -28,16 +28,17 @@ class ModelAnswerer:
 
     Args:
         loaded: as ``checkpoint.load_model`` gives it.
+        steps: see :class:`Generator`.
     """
 
     whole_batches = True
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, steps: Steps | None = None) -> None:
         from llava_teamlora.generation import Generator
 
         self.name = model_id_of(loaded.name)
         self.manifest: Mapping[str, Any] = loaded.manifest
-        self.generator = Generator(loaded)
+        self.generator = Generator(loaded, steps)
 
     def decoding(self, decoding: Decoding) -> Mapping[str, Any]:
         """See :class:`Answerer`."""
@@ -53,13 +54,20 @@ class ModelAnswerer:
         return sample.prompt
 
     def shown(self, sample: Sample) -> str | None:
-        """See :class:`Answerer`."""
+        """See :class:`Answerer`.
+
+        Raises:
+            UserError: a prompt that cannot be asked.
+        """
         from PIL import Image
 
         from llava_teamlora.generation import Query
 
         pictures = () if sample.image is None else (Image.new("RGB", (1, 1)),)
-        return self.generator.rendered(Query.ask(self.question(sample), *pictures))
+        try:
+            return self.generator.rendered(Query.ask(self.question(sample), *pictures))
+        except UserError as error:
+            raise UserError(f"{sample.key}: {error}") from error
 
     def answer(
         self, batches: Iterable[Sequence[Sample]], decoding: Decoding

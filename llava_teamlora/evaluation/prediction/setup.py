@@ -21,7 +21,7 @@ from llava_teamlora.evaluation.prediction.responses import Answerer
 ALL = "all"
 _OF_A_MODEL = (
     "model", "model_base", "vision_tower", "device", "dtype", "bits", "attn_implementation", "batch_size", "mode",
-    "answer_by", "version",
+    "answer_by", "version", "static_cache", "compile",
 )  # fmt: skip
 _OF_AN_ENDPOINT = ("endpoint_model", "concurrency", "api_key_file")
 
@@ -76,8 +76,12 @@ def default_folder(model: str) -> Path:
 
 
 def _load_model(arguments: argparse.Namespace, processes: Processes) -> Answerer:
+    from llava_teamlora.generation import Steps
     from llava_teamlora.generation.loading import load_quietly
 
+    steps = Steps(static_cache=bool(arguments.static_cache), compile=bool(arguments.compile))
+    if steps.fixed and (arguments.answer_by == "likelihood" or arguments.num_beams > 1):
+        raise UserError("--static_cache and --compile are for answers written without beams; drop them")
     loaded = load_quietly(
         arguments.model,
         device=processes.device(arguments.device),
@@ -88,7 +92,7 @@ def _load_model(arguments: argparse.Namespace, processes: Processes) -> Answerer
         bits=arguments.bits,
         version=arguments.version,
     )
-    return LikelihoodAnswerer(loaded) if arguments.answer_by == "likelihood" else ModelAnswerer(loaded)
+    return LikelihoodAnswerer(loaded) if arguments.answer_by == "likelihood" else ModelAnswerer(loaded, steps)
 
 
 def _endpoint(arguments: argparse.Namespace) -> EndpointAnswerer:

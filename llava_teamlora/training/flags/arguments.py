@@ -19,7 +19,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.training.flags.flag import flag
 from llava_teamlora.training.flags.method_arguments import MethodArguments
 from llava_teamlora.training.flags.model_arguments import ModelArguments
-from llava_teamlora.training.outside import check_batches, check_deepspeed, check_reporter
+from llava_teamlora.training.outside import check_batches, check_deepspeed, check_fused_loss, check_reporter
 
 
 @dataclass
@@ -107,6 +107,11 @@ class TrainingArguments(transformers.TrainingArguments):
     prediction_loss_only: bool = flag("Validation computes the loss alone.", True)
     logging_nan_inf_filter: bool = flag("Hide a loss that is not finite.", False)
     overwrite_output_dir: bool = flag("Start anew where a run lies already.", False)
+    use_liger_kernel: bool = flag(
+        "Compute the loss by Liger's fused linear cross-entropy, which never holds a batch's logits (CUDA only, "
+        "docs/throughput.md).",
+        False,
+    )
     routing_telemetry_steps: int = flag(
         "Every so many steps write what the routers did to routing.jsonl in the run folder; 0 is off.", 0
     )
@@ -146,6 +151,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.ddp_find_unused_parameters = False
         super().__post_init__()
         check_batches(self.accelerator_config)
+        check_fused_loss(self)
         self.load_best_model_at_end = best
 
     @property

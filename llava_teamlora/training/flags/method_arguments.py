@@ -39,6 +39,11 @@ class MethodArguments:
     )
     balance_loss_coef: float | None = flag("Weight of the load-balance loss (default 0).", None)
     router_z_loss_coef: float | None = flag("Weight of the router z-loss (default 0).", None)
+    impl: str | None = flag(
+        "Routed methods: what computes them: auto, the fastest form that can run; linear, custom autograd for each "
+        "linear by itself; reference, plain operations (default auto).",
+        None,
+    )
     mixer_init: str | None = flag("moslora: kaiming or orthogonal (default kaiming).", None)
     target_r: int | None = flag("adalora: average rank at the end (default two thirds of r).", None)
     num_virtual_tokens: int | None = flag("prompt_tuning: length of the learned prompt (default 20).", None)

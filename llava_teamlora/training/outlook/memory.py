@@ -18,8 +18,18 @@ from transformers import PreTrainedModel
 
 from llava_teamlora.machine import DeviceMemory, gpu_memory, host_memory
 from llava_teamlora.training.flags.arguments import Arguments, TrainingArguments
-from llava_teamlora.training.outlook.estimate import GIB, LIBRARIES, Row, Setup, Sharding, weight_rows
-from llava_teamlora.training.outlook.rehearsal import BatchShape, Rehearsal
+from llava_teamlora.training.outlook.checkpointing import Advice
+from llava_teamlora.training.outlook.estimate import (
+    GIB,
+    LIBRARIES,
+    Row,
+    Setup,
+    Sharding,
+    quantised_linears,
+    weight_rows,
+)
+from llava_teamlora.training.outlook.rehearsal import BatchShape, Rehearsal, Rehearsed
+from llava_teamlora.tuners.routed.layer import set_impl
 
 TIGHT = 0.92
 """Share of a device's memory that is safely used: the allocator loses some to gaps."""
@@ -34,12 +44,21 @@ class Estimate:
         rows: what for.
         device: where; None where its memory is not known.
         remedies: what to change, the easiest first, when it does not fit.
+        operations: floating point operations of a forward and backward pass; None where they could not be found.
+        advice: on gradient checkpointing; None where it cannot be given.
     """
 
     setup: Setup
     rows: tuple[Row, ...]
     device: DeviceMemory | None
     remedies: tuple[str, ...] = ()
+    operations: int | None = None
+    advice: Advice | None = None
+
+    @property
+    def activation_bytes(self) -> int:
+        """What a step keeps and computes in between; 0 where it could not be found."""
+        return next(row.size_bytes or 0 for row in self.rows if row.name == "activations")
 
     @property
     def total_bytes(self) -> int:
@@ -67,6 +86,8 @@ class Estimate:
             "device": asdict(self.device) if self.device else None,
             "fits": self.fits,
             "remedies": list(self.remedies),
+            "operations": self.operations,
+            "gradient_checkpointing": asdict(self.advice) if self.advice else None,
         }
 
 
@@ -112,11 +133,40 @@ def estimate_memory(model: PeftModel | PreTrainedModel, setup: Setup) -> Estimat
         setup: how it is trained.
     """
     weights = weight_rows(model, setup)
+    _withhold_forms(model, setup)
     peaks = _Peaks(model, setup.trained_dtype)
     estimate = _estimate(weights, peaks, setup)
-    if estimate.fits or not estimate.complete:
+    if not estimate.complete:
         return estimate
-    return replace(estimate, remedies=tuple(_remedies(estimate, model, peaks)))
+    other = _again(estimate, replace(setup, checkpointing=not setup.checkpointing), peaks)
+    on, off = (estimate, other) if setup.checkpointing else (other, estimate)
+    remedies = () if estimate.fits else tuple(_remedies(estimate, model, peaks))
+    return replace(estimate, remedies=remedies, advice=_advice(on, off) if other.complete else None)
+
+
+def _withhold_forms(model: PeftModel | PreTrainedModel, setup: Setup) -> None:
+    """Keep the rehearsal, whose weights are plain, from forms that the run's will not allow (see choice.py)."""
+    if setup.sharding is not None and setup.sharding.deepspeed and setup.sharding.stage >= 3:
+        set_impl(model, "reference")
+    elif setup.bits < 16:
+        for name in quantised_linears(model):  # are called as modules, as what has a hook is
+            model.get_submodule(name.removesuffix(".weight")).register_forward_hook(lambda *_: None)
+
+
+def _advice(on: Estimate, off: Estimate) -> Advice:
+    """From the estimates with and without checkpointing."""
+    smaller = _smaller(off) if on.fits and not off.fits else None
+    return Advice(
+        on_bytes=on.total_bytes,
+        off_bytes=off.total_bytes,
+        off_activation_bytes=off.activation_bytes,
+        work=(off.operations or 0) / max(on.operations or 0, 1),
+        on_fits=on.fits,
+        off_fits=off.fits,
+        off_batch=smaller,
+        batch=off.setup.batch.samples,
+        device=off.device,
+    )
 
 
 class _Peaks:
@@ -126,13 +176,18 @@ class _Peaks:
         self._model = model
         self._trained_dtype = trained_dtype
         self._rehearsal: Rehearsal | None = None
+        self._found: dict[Setup, Rehearsed] = {}
         self.reason = ""
 
-    def find(self, setup: Setup) -> int | None:
-        """Bytes at the peak of a step; None when the rehearsal fails, and `reason` says why."""
+    def find(self, setup: Setup) -> Rehearsed | None:
+        """Peak and operations of a step; None when the rehearsal fails, and `reason` says why."""
         try:
             self._rehearsal = self._rehearsal or Rehearsal(self._model, self._trained_dtype)
-            return self._rehearsal.peak_bytes(setup.batch, autocast=setup.autocast, checkpointing=setup.checkpointing)
+            if setup not in self._found:
+                self._found[setup] = self._rehearsal.step(
+                    setup.batch, autocast=setup.autocast, checkpointing=setup.checkpointing
+                )
+            return self._found[setup]
         except Exception as error:  # a model's code may want content; no reason not to train
             self.reason = " ".join(str(error).split())[:80] or type(error).__name__
             return None
@@ -140,16 +195,16 @@ class _Peaks:
 
 def _estimate(weights: list[Row], peaks: _Peaks, setup: Setup) -> Estimate:
     batch = setup.batch
-    peak = peaks.find(setup)
+    step = peaks.find(setup)
     note = f"{batch.samples} x {batch.tokens:,} tokens, {batch.pictures} pictures"
     note += ", gradient checkpointing" if setup.checkpointing else ", no gradient checkpointing"
     what = "CUDA and its libraries" if setup.device == "cuda" else "Python and libraries"
     rows = (
         *weights,
-        Row("activations", note if peak is not None else f"not known: {peaks.reason}", peak),
+        Row("activations", note if step else f"not known: {peaks.reason}", step.peak_bytes if step else None),
         Row("libraries", f"{what} (assumed)", LIBRARIES[setup.device]),
     )
-    return Estimate(setup, rows, _device(setup))
+    return Estimate(setup, rows, _device(setup), operations=step.operations if step else None)
 
 
 def _device(setup: Setup) -> DeviceMemory | None:
@@ -195,7 +250,7 @@ def _frozen(rows: Sequence[Row]) -> int:
 def _smaller(estimate: Estimate) -> int | None:
     """The largest power of two that fits as a batch; activations grow with it in proportion."""
     assert estimate.device is not None
-    peak = next(row.size_bytes or 0 for row in estimate.rows if row.name == "activations")
+    peak = estimate.activation_bytes
     room = TIGHT * estimate.device.total_bytes - (estimate.total_bytes - peak)
     sample = peak / estimate.setup.batch.samples
     sizes = (1, 2, 4, 8, 16, 32, 64)
@@ -223,6 +278,8 @@ def show_estimate(console: Console, estimate: Estimate) -> None:
             "warning: this will probably not fit. What helps, the cheapest first: " + "; ".join(estimate.remedies),
             style="yellow",
         )
+    if estimate.advice is not None and (said := estimate.advice.say(estimate.setup.checkpointing)):
+        console.print(said, markup=False)
 
 
 def _gib(size: int) -> str:

@@ -1,9 +1,10 @@
-"""One training step on tensors without content: how many bytes are alive at its worst moment.
+"""One training step on tensors without content: how many bytes are alive at its worst moment, and how much it computes.
 
-In: a model on the meta device and the shape of a batch. Out: bytes. torch's fake tensors have shapes, dtypes, storages
-and an autograd graph, but no memory, so the model's own code runs, forward and backward, and every storage is counted
-from the operation that makes it to its release. Nothing is fitted: what a new method, dtype or checkpointing keeps is
-counted because it is kept. Kernels' inner workspaces and the allocator's gaps cannot be seen.
+In: a model on the meta device and the shape of a batch. Out: bytes and operations. torch's fake tensors have shapes,
+dtypes, storages and an autograd graph, but no memory, so the model's own code runs, forward and backward, and every
+storage is counted from the operation that makes it to its release. Nothing is fitted: what a new method, a faster form
+of one, dtype or checkpointing keeps is counted because it is kept. Kernels' inner workspaces and the allocator's gaps
+cannot be seen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from llava_teamlora.tuners.routed.recompute import skip_recomputed_outputs
 
 _FEW = 2
 """Layers that are rehearsed, and then one more: as layers are alike, each further one adds what that one adds."""
@@ -49,6 +53,18 @@ class BatchShape:
     picture: tuple[int, ...] = ()
 
 
+class Rehearsed(NamedTuple):
+    """What one step takes.
+
+    Attributes:
+        peak_bytes: most bytes alive at once beside weights and gradients.
+        operations: floating point operations of matrix products, attention and convolutions, forward and backward.
+    """
+
+    peak_bytes: int
+    operations: int
+
+
 class Rehearsal:
     """A model whose steps can be rehearsed.
 
@@ -70,8 +86,8 @@ class Rehearsal:
                     parameter.grad = torch.zeros_like(parameter)
                     self._held.append(parameter.grad)
 
-    def peak_bytes(self, batch: BatchShape, *, autocast: torch.dtype | None = None, checkpointing: bool = False) -> int:
-        """Rehearse a step and return the most bytes alive at once beside weights and gradients.
+    def step(self, batch: BatchShape, *, autocast: torch.dtype | None = None, checkpointing: bool = False) -> Rehearsed:
+        """Rehearse a step.
 
         Gradients are there before the step, as in every step but the first of those that are accumulated.
 
@@ -82,35 +98,40 @@ class Rehearsal:
         """
         if checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
-            self._model.enable_input_require_grads()
+            skip_recomputed_outputs(self._model)
         elif self._model.is_gradient_checkpointing:
             self._model.gradient_checkpointing_disable()
+        # transformers may or may not have set hooks by now, and so did rehearsals before this one.
+        self._model.disable_input_require_grads()
+        if checkpointing:
+            self._model.enable_input_require_grads()
         self._model.train()
         parent, name, layers = _layers(self._model)
         if len(layers) <= _FEW + 1:
             return self._run(batch, autocast)
         few, one_more = (self._run_with(parent, name, layers, count, batch, autocast) for count in (_FEW, _FEW + 1))
-        return one_more + (len(layers) - _FEW - 1) * (one_more - few)
+        further = len(layers) - _FEW - 1
+        return Rehearsed(*(last + further * (last - before) for before, last in zip(few, one_more, strict=True)))
 
     def _run_with(
         self, parent: Any, name: str, layers: nn.ModuleList, count: int, batch: BatchShape, autocast: torch.dtype | None
-    ) -> int:
-        """A step's peak with the first `count` layers alone."""
+    ) -> Rehearsed:
+        """A step with the first `count` layers alone."""
         setattr(parent, name, layers[:count])
         try:
             return self._run(batch, autocast)
         finally:
             setattr(parent, name, layers)
 
-    def _run(self, batch: BatchShape, autocast: torch.dtype | None) -> int:
-        count = _LiveBytes(self._held)
+    def _run(self, batch: BatchShape, autocast: torch.dtype | None) -> Rehearsed:
+        count = _Count(self._held)
         computing = torch.autocast(_DEVICE, autocast) if autocast is not None else nullcontext()
         with _without_checks(), self._mode, count:
             inputs = _inputs(batch, self._masked)
             with computing:
                 loss = _loss(self._model, inputs)
             loss.backward()
-        return count.peak
+        return Rehearsed(count.peak, count.operations)
 
 
 def _layers(model: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
@@ -174,19 +195,21 @@ def _without_checks() -> Iterator[None]:
             os.environ[name] = before
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, until they are released.
+class _Count(TorchDispatchMode):
+    """Counts operations, and the bytes of all storages that they make, until they are released.
 
     Args:
         known: tensors that are there already and are not counted.
 
     Attributes:
         peak: most bytes alive at once so far.
+        operations: floating point operations so far.
     """
 
     def __init__(self, known: list[Tensor]) -> None:
         super().__init__()
         self.peak = 0
+        self.operations = 0
         self._live = 0
         self._seen: dict[int, weakref.ref] = {}
         for tensor in known:
@@ -195,6 +218,7 @@ class _LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for every operation, also those of autograd."""
         result = func(*args, **(kwargs or {}))
+        self.operations += _operations(func, args, kwargs or {}, result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._note(tensor)
@@ -213,3 +237,11 @@ class _LiveBytes(TorchDispatchMode):
         self._seen[key] = weakref.ref(storage, gone)
         self._live += size
         self.peak = max(self.peak, self._live)
+
+
+def _operations(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Floating point operations of a call, by torch's own formulas; 0 for what has none."""
+    # Operations in place, and attention on a CPU, compute what others do that torch has formulas for.
+    name = func.overloadpacket.__name__.rstrip("_").replace("_for_cpu", "")
+    formula = flop_registry.get(getattr(torch.ops.aten, name, None)) if func.namespace == "aten" else None
+    return formula(*args, **kwargs, out_val=result) if formula is not None else 0

@@ -1,9 +1,12 @@
 """What the configurations of all routed methods share: experts, router and interaction matrix."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from llava_teamlora.tuners.low_rank.config import LowRankConfig, check_choice, check_count, check_flag, check_range
 from llava_teamlora.tuners.routed.router import INTERACTION_INITS
+
+IMPLS = ("auto", "linear", "reference")
 
 
 @dataclass
@@ -22,6 +25,8 @@ class RoutedConfig(LowRankConfig):
             "literal" from U(0, 1), "identity" leaves zeros.
         balance_loss_coef: >= 0; weight of the load-balance loss, added to the model's loss in training.
         router_z_loss_coef: >= 0; weight of the router z-loss, added to the model's loss in training.
+        impl: what computes it, to equal results but for rounding: "auto", the fastest form that can run; "linear",
+            custom autograd for each linear by itself; "reference", plain operations, each module called. Not saved.
 
     Raises:
         ValueError: naming the field, its value and the remedy.
@@ -33,6 +38,7 @@ class RoutedConfig(LowRankConfig):
     train_interaction: bool = field(default=False, metadata={"help": "False fixes M at the identity."})
     balance_loss_coef: float = field(default=0.0, metadata={"help": "Weight of the load-balance loss."})
     router_z_loss_coef: float = field(default=0.0, metadata={"help": "Weight of the router z-loss."})
+    impl: str = field(default="auto", metadata={"help": "auto, linear or reference; not saved."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,12 +48,19 @@ class RoutedConfig(LowRankConfig):
         for name in ("balance_loss_coef", "router_z_loss_coef"):
             check_range(name, getattr(self, name), "a number >= 0 (0 turns the loss off)", least=0.0)
         check_choice("interaction_init", self.interaction_init, INTERACTION_INITS)
+        check_choice("impl", self.impl, IMPLS)
         check_flag("train_interaction", self.train_interaction)
         if not self.train_interaction and self.interaction_init != "identity":
             raise ValueError(
                 f'train_interaction=False needs interaction_init="identity", got {self.interaction_init!r}: a '
                 "matrix that is not trained can only be the identity (plain softmax routing)"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields to save: all but what holds for this run alone."""
+        fields = super().to_dict()
+        del fields["impl"]
+        return fields
 
     @property
     def uses_auxiliary_losses(self) -> bool:

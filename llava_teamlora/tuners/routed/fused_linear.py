@@ -19,14 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from llava_teamlora.tuners.routed.gradients import (
-    mix,
-    mix_backward,
+    mix_routed,
+    mix_routed_backward,
     no_autocast,
     pad_columns,
-    route,
-    route_backward,
     stack_rows,
     wide_dtype,
 )
@@ -42,12 +41,23 @@ class Weights(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What is no tensor: rank of one expert, alpha / r, dropout on A's input, the adapter's computing dtype."""
+    """What is no tensor, and what a tensor's shape tells, for torch.compile loses a saved shape on its way back.
+
+    Args:
+        r: rank of one expert.
+        scale: alpha / r.
+        dropout: probability of dropping an input of A, 0 outside of training.
+        dtype: the adapter's computing dtype.
+        k: number of experts.
+        rank: rows of A: k * r, or r where all experts share it.
+    """
 
     r: int
     scale: float
     dropout: float
     dtype: torch.dtype
+    k: int
+    rank: int
 
 
 def fused_linear(
@@ -57,8 +67,8 @@ def fused_linear(
 
     Args:
         x: ``[..., D_in]``, in the base's computing dtype.
-        weight: W_0, ``[D_out, D_in]``, frozen, in the dtype of `x`; None leaves the base's part to the caller.
-        bias: ``[D_out]``, frozen; None where there is none.
+        weight: W_0, ``[D_out, D_in]``, frozen, in any floating dtype; None leaves the base's part to the caller.
+        bias: ``[D_out]``, frozen, likewise; None where there is none.
         adapter: its weights, in any floating dtype.
         sizes: see there.
 
@@ -67,7 +77,7 @@ def fused_linear(
         logits ``[..., k]``, float32 or wider.
     """
     y, logits = _FusedLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias, *adapter, sizes)
-    return y.view(*x.shape[:-1], -1), logits.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], y.shape[1]), logits.view(*x.shape[:-1], sizes.k)
 
 
 class _FusedLinear(Function):
@@ -89,8 +99,8 @@ class _FusedLinear(Function):
         with no_autocast(x):
             s, mask = project(x, a, router, sizes)
             z, logits = parts(s, a, router, sizes)
-            h = mix(z, route(logits, interaction).participation, sizes.r, sizes.scale)  # [N, k*r]
-            y = None if weight is None else F.linear(x, weight, bias)  # [N, D_out]
+            h = mix_routed(z, logits, interaction, sizes.r, sizes.scale)  # [N, k*r]
+            y = None if weight is None else base_product(x, weight, bias)  # [N, D_out]
             y = add_product(y, h, b.to(sizes.dtype).T)
         ctx.sizes = sizes
         ctx.set_materialize_grads(False)
@@ -98,19 +108,26 @@ class _FusedLinear(Function):
         return y, logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dlogits: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, A, B, W_r and M; base weight and bias are frozen."""
         x, weight, a, b, router, interaction, s, mask = ctx.saved_tensors
         sizes: Sizes = ctx.sizes
-        if dy is None:
-            dy = x.new_zeros(x.shape[0], b.shape[0])
-        ds, db, dinteraction = backward_to_projection(dy, dlogits, s, Weights(a, b, router, interaction), sizes)
-        da, drouter = project_backward_weights(ds, x, a, router, mask, sizes)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = None if weight is None else dy.to(weight.dtype) @ weight  # [N, D_in]
-            dx = project_backward_input(dx, ds, a, router, mask, sizes).to(x.dtype)
+        of_y: Tensor = x.new_zeros(x.shape[0], b.shape[0]) if dy is None else dy
+        with no_autocast(x):
+            ds, db, dinteraction = backward_to_projection(of_y, dlogits, s, Weights(a, b, router, interaction), sizes)
+            dx = da = drouter = None
+            if ctx.needs_input_grad[3] or ctx.needs_input_grad[5]:
+                da, drouter = project_backward_weights(ds, x, a, router, mask, sizes)
+            if ctx.needs_input_grad[0]:
+                dx = None if weight is None else of_y @ weight.to(of_y.dtype)  # [N, D_in]
+                dx = project_backward_input(dx, ds, a, router, mask, sizes).to(x.dtype)
         return dx, None, None, da, db, drouter, dinteraction, None
+
+
+def base_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``x W_0^T + bias`` in the dtype of `x`; a cast weight is not kept but cast again on the way back."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def project(x: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
@@ -124,7 +141,7 @@ def project(x: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor,
 
 def parts(s: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Return z, a view of `s`, and the logits, wide."""
-    rank, k = a.shape[0], router.shape[0]
+    rank, k = sizes.rank, sizes.k
     return s[:, :rank], s[:, rank : rank + k].to(wide_dtype(sizes.dtype))
 
 
@@ -144,21 +161,17 @@ def backward_to_projection(
     a, b, router, interaction = adapter
     dy = dy.to(sizes.dtype)
     z, logits = parts(s, a, router, sizes)
-    routing = route(logits, interaction)
     dh = dy @ b.to(sizes.dtype)  # [N, k*r]
-    db = dy.T @ mix(z, routing.participation, sizes.r, sizes.scale)  # [D_out, k*r]
-    dz, dparticipation = mix_backward(dh, z, routing.participation, sizes.r, sizes.scale)
-    of_logits, dinteraction = route_backward(dparticipation, routing, interaction)
-    if dlogits is not None:
-        of_logits = of_logits + dlogits
-    return pad_columns(dz, of_logits.to(sizes.dtype)), db.to(b.dtype), dinteraction
+    dz, of_logits, h, dinteraction = mix_routed_backward(dh, z, logits, interaction, dlogits, sizes.r, sizes.scale)
+    db = dy.T @ h  # [D_out, k*r]
+    return pad_columns(dz, of_logits), db.to(b.dtype), dinteraction
 
 
 def project_backward_weights(
     ds: Tensor, x: Tensor, a: Tensor, router: Tensor, mask: Tensor | None, sizes: Sizes
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of A and of W_r."""
-    rank, k = a.shape[0], router.shape[0]
+    rank, k = sizes.rank, sizes.k
     x = x.to(sizes.dtype)
     if mask is None:
         stacked = ds.T @ x  # [n, D_in]
@@ -173,7 +186,7 @@ def project_backward_input(
     """Add what comes through `project` to the gradient of its input, in place; None makes a new one."""
     if mask is None:
         return add_product(dx, ds, stack_rows(a, router, dtype=sizes.dtype))
-    rank, k = a.shape[0], router.shape[0]
+    rank, k = sizes.rank, sizes.k
     through = ds[:, :rank] @ a.to(sizes.dtype)  # [N, D_in]
     through = torch.ops.aten.native_dropout_backward(through, mask, 1 / (1 - sizes.dropout))
     through = through.addmm_(ds[:, rank : rank + k], router.to(sizes.dtype))

@@ -1,17 +1,23 @@
 """The layer of every routed method: base output plus a low-rank update whose experts are weighted token by token.
 
 For each active adapter it adds scale * sum_i omega_i z_i B_i, where z_i is expert i's slice of x A (or x A itself when
-all experts share one), omega = M phi, and phi the softmax of the router's logits.
+all experts share one), omega = M phi, and phi the softmax of the router's logits. Where it can, custom autograd
+computes the whole layer, or else the update; choice.py says where.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from llava_teamlora.tuners.low_rank.layer import LowRankLinear, init_projection
+from llava_teamlora.tuners.low_rank.config import check_choice
+from llava_teamlora.tuners.low_rank.layer import init_projection
 from llava_teamlora.tuners.low_rank.lost import DownProjection
-from llava_teamlora.tuners.routed.config import RoutedConfig
+from llava_teamlora.tuners.routed.choice import can_fuse, fused_layer, fused_update
+from llava_teamlora.tuners.routed.config import IMPLS, RoutedConfig
+from llava_teamlora.tuners.routed.fused_linear import fused_linear
+from llava_teamlora.tuners.routed.packed import PackableLinear
 from llava_teamlora.tuners.routed.product import routed_low_rank
 from llava_teamlora.tuners.routed.router import WideLinear, init_interaction, router_logits, shapley_values
 
@@ -23,8 +29,9 @@ class RoutingRecord:
     Args:
         layer: the layer.
         adapter: name of the adapter.
-        logits: router logits, ``[..., k]``.
-        participation: omega, the weight each expert got, ``[..., k]``.
+        logits: router logits, ``[..., k]``, with their gradient.
+        participation: omega, the weight each expert got, ``[..., k]``, without one: gradient checkpointing wants the
+            same tensors saved whether somebody listens or not.
     """
 
     layer: "RoutedLinear"
@@ -33,7 +40,7 @@ class RoutingRecord:
     participation: Tensor
 
 
-class RoutedLinear(LowRankLinear):
+class RoutedLinear(PackableLinear):
     """A linear with routed low-rank adapters. Weights of an adapter, each without bias:
 
     - A ``[k * r, D_in]``, expert i owns rows ``i * r`` to ``(i + 1) * r``; ``[r, D_in]`` where all experts share it.
@@ -77,16 +84,51 @@ class RoutedLinear(LowRankLinear):
         interaction = self.weight_module("interaction", adapter)
         return shapley if interaction is None else interaction(shapley)
 
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the base layer's output plus the update of each active adapter, in the base output's dtype.
+
+        Args:
+            x: ``[..., D_in]``.
+
+        Returns:
+            ``[..., D_out]``.
+        """
+        if self.packed is not None and not (args or kwargs):
+            result = self.packed.run(self, x)
+            if result is not None:
+                return result
+        whole = fused_layer(self, x.device, x.dtype) if not (args or kwargs) and can_fuse(x) else None
+        if whole is None:
+            return super().forward(x, *args, **kwargs)
+        adapter, weights, sizes = whole.update
+        y, logits = fused_linear(x.to(whole.dtype), whole.weight, whole.bias, weights, sizes)
+        self.tell(adapter, logits)
+        return y
+
     def update(self, adapter: str, x: Tensor) -> Tensor:
         """Return what one adapter adds to the output, ``[..., D_out]``."""
+        fused = fused_update(self, adapter, x.device, x.dtype) if can_fuse(x) else None
+        if fused is None:
+            return self._reference_update(adapter, x)
+        y, logits = fused_linear(x, None, None, fused.weights, fused.sizes)
+        self.tell(adapter, logits)
+        return y
+
+    def tell(self, adapter: str, logits: Tensor) -> None:
+        """Tell those who listen what an adapter's router said, its logits ``[..., k]``."""
+        if not self.routing_sinks:
+            return
+        with torch.no_grad():
+            participation = self.participation(adapter, shapley_values(logits))  # [..., k]
+        for sink in self.routing_sinks:
+            sink.append(RoutingRecord(self, adapter, logits, participation))
+
+    def _reference_update(self, adapter: str, x: Tensor) -> Tensor:
         a = self.linear("A", adapter)
         x = self._cast_input_dtype(x, a.weight.dtype)
         logits = router_logits(x, self.weight_module("router_hidden", adapter), self.linear("router", adapter))
+        self.tell(adapter, logits)
         participation = self.participation(adapter, shapley_values(logits))  # [..., k]
-        if self.routing_sinks:
-            record = RoutingRecord(self, adapter, logits, participation)
-            for sink in self.routing_sinks:
-                sink.append(record)
         r, scale = self.adapter_configs[adapter].r, self.scaling[adapter]
         b = self.linear("B", adapter)
         return routed_low_rank(self.adapter_dropout[adapter](x), a, b, participation, r, scale)
@@ -95,3 +137,15 @@ class RoutedLinear(LowRankLinear):
 def routed_layers(model: nn.Module) -> list[RoutedLinear]:
     """Return the routed layers of a model, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, RoutedLinear)]
+
+
+def set_impl(model: nn.Module, impl: str) -> None:
+    """Set which form computes a model's routed adapters, all of them: RoutedConfig's `impl`.
+
+    Raises:
+        ValueError: if there is no such form.
+    """
+    check_choice("impl", impl, IMPLS)
+    for layer in routed_layers(model):
+        for config in layer.adapter_configs.values():
+            config.impl = impl

@@ -1,4 +1,4 @@
-"""The tuner every routed method shares: auxiliary losses.
+"""The tuner every routed method shares: auxiliary losses, and packing for inference.
 
 In: a model and a configuration. Out: the same model, its targeted linears replaced by the method's layer.
 """
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from llava_teamlora.tuners.low_rank.model import LowRankModel
 from llava_teamlora.tuners.routed.auxiliary import install_losses, remove_losses
 from llava_teamlora.tuners.routed.config import RoutedConfig
+from llava_teamlora.tuners.routed.inference import Prepared, is_prepared, prepare, restore
 from llava_teamlora.tuners.routed.layer import RoutedLinear
+from llava_teamlora.tuners.routed.mlp import install, uninstall
 
 
 class RoutedModel(LowRankModel):
     """A model with routed adapters. A subclass sets `prefix` and `tuner_layer_cls`."""
 
     tuner_layer_cls: ClassVar[type[RoutedLinear]]
+    _exact = False  # as prepare_for_inference was last asked
 
     def inject_adapter(
         self,
@@ -26,7 +29,7 @@ class RoutedModel(LowRankModel):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, Tensor] | None = None,
     ) -> None:
-        """Replace the targeted linears, then see to the auxiliary losses if the adapter has any.
+        """Replace the targeted linears, then see to the auxiliary losses if the adapter has any, and to the MLPs.
 
         Raises:
             ValueError: if the configuration names what the model does not have.
@@ -36,8 +39,37 @@ class RoutedModel(LowRankModel):
         assert isinstance(config, RoutedConfig)
         if config.uses_auxiliary_losses:
             install_losses(model)
+        install(model)
+
+    def prepare_for_inference(self, exact: bool = False) -> Prepared:
+        """Pack the adapted linears, so that a token costs what it costs with LoRA or less; the model is in eval mode.
+
+        Base weights become views of the packs. Passes with gradients, under autocast, or over more than a few tokens
+        go the ordinary way; train(), a move, a cast, a load and another scale undo it, another adapter is packed anew.
+
+        Args:
+            exact: leave linears whose adapter has a wider dtype than the base weight: packing rounds it to that.
+
+        Returns:
+            How many linears are packed, and how many are left for which reason (logged too).
+        """
+        self._exact = exact
+        return prepare(self.model, exact)
+
+    def restore_after_inference(self) -> None:
+        """Undo `prepare_for_inference`: every base weight has a storage of its own again."""
+        restore(self.model)
+
+    def set_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Activate adapters, see peft; a model prepared for inference is prepared anew."""
+        prepared = is_prepared(self.model)
+        super().set_adapter(*args, **kwargs)
+        if prepared:
+            prepare(self.model, self._exact)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        restore(self.model)
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         remove_losses(self.model)
+        uninstall(self.model)
         return model

@@ -1,0 +1,283 @@
+"""Packed linears: equal to a loop written from the equations, used only where that holds, undone by any change."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from adapters import FFN, ROUTED, random_adapter, routed_config
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llava_teamlora.tuners.routed.auxiliary import record_routing
+from llava_teamlora.tuners.routed.layer import RoutedLinear, routed_layers
+from llava_teamlora.tuners.routed.packed import MOST_TOKENS, Pack, base_linear
+
+D_IN, D_OUT, K, R = 12, 20, 3, 2
+
+
+class Mlp(nn.Module):
+    """A gated MLP; gate has a bias and up has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(D_IN, D_OUT)
+        self.up_proj = nn.Linear(D_IN, D_OUT, bias=False)
+        self.down_proj = nn.Linear(D_OUT, D_IN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def made(name: str = "teamlora", dtype: torch.dtype = torch.float64, **fields: Any) -> Any:
+    """An MLP with a random adapter, the ranks and scales of its linears alike."""
+    torch.manual_seed(0)
+    config = routed_config(name, target_modules=FFN, init_weights=False, **fields)
+    return get_peft_model(Mlp().to(dtype), config, autocast_adapter_dtype=False).eval()
+
+
+def by_hand(layer: RoutedLinear, x: Tensor) -> Tensor:
+    """Base, plus one expert after the other, for one token after the other, in float64."""
+    base, name = base_linear(layer), layer.active_adapters[0]
+    weights = {w: layer.linear(w, name).weight.double() for w in layer.weight_names if layer.weight_module(w, name)}
+    outputs = []
+    for token in x.double().reshape(-1, x.shape[-1]):
+        y = base.weight.double() @ token + (0 if base.bias is None else base.bias.double())
+        phi = torch.softmax(weights["router"] @ token, -1)
+        omega = weights["interaction"] @ phi if "interaction" in weights else phi
+        for i in range(K):
+            own = slice(i * R, (i + 1) * R)
+            a = weights["A"] if layer.shared_down_projection else weights["A"][own]
+            y = y + layer.scaling[name] * omega[i] * (weights["B"][:, own] @ (a @ token))
+        outputs.append(y)
+    return torch.stack(outputs).view(*x.shape[:-1], -1)
+
+
+def mlp_by_hand(model: Any, x: Tensor) -> Tensor:
+    mlp = model.base_model.model
+    return by_hand(mlp.down_proj, F.silu(by_hand(mlp.gate_proj, x)) * by_hand(mlp.up_proj, x))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many linears each pack that ran computed at once."""
+    seen: list[int] = []
+    run = Pack.__call__
+
+    def watched(self: Pack, x: Tensor) -> Tensor:
+        seen.append(self.weight.shape[0])
+        return run(self, x)
+
+    monkeypatch.setattr(Pack, "__call__", watched)
+    return seen
+
+
+def tokens(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, D_IN, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("name", ROUTED)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-14), (torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_equals_the_loop(name: str, dtype: torch.dtype, error: float, calls: list[int]) -> None:
+    model = made(name, dtype, num_experts=K)
+    assert model.prepare_for_inference() == (3, {})
+    for x in (tokens(1, 1, dtype=dtype), tokens(2, 3, dtype=dtype), tokens(5, dtype=dtype)):
+        expected = mlp_by_hand(model, x)
+        with torch.no_grad():
+            y = model(x)
+        assert y.dtype == dtype and y.shape == x.shape
+        assert (y - expected).norm() / expected.norm() < error
+    assert calls == [2, 1] * 3  # gate and up together, down alone
+
+
+def test_base_weights_are_views_and_get_their_own_storage_back() -> None:
+    model = made()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.prepare_for_inference()
+    layers = routed_layers(model)
+    for layer in layers:
+        assert layer.packed is not None
+        assert base_linear(layer).weight.data_ptr() == layer.packed.pack.weight[layer.packed.index].data_ptr()
+    assert {name: value.tolist() for name, value in model.state_dict().items()} == {
+        name: value.tolist() for name, value in before.items()
+    }
+    model.restore_after_inference()
+    for layer in layers:
+        weight = base_linear(layer).weight
+        assert layer.packed is None and weight.untyped_storage().nbytes() == weight.nbytes
+
+
+Change = Callable[[Any], Any]
+CHANGES: dict[str, Change] = {
+    "train": lambda model: model.train(),
+    "cast": lambda model: model.float(),
+    "load": lambda model: model.load_state_dict(model.state_dict()),
+    "scale": lambda model: [layer.set_scale("default", 3.0) for layer in routed_layers(model)],
+    "scale layer": lambda model: [layer.scale_layer(3.0) for layer in routed_layers(model)],
+    "unscale layer": lambda model: [layer.unscale_layer() for layer in routed_layers(model)],
+    "gradients": lambda model: model(tokens(1)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_undoes_it(change: str) -> None:
+    model, plain = made(), made()
+    model.prepare_for_inference()
+    for each in (model, plain):
+        CHANGES[change](each)
+        each.eval()
+    assert all(layer.packed is None for layer in routed_layers(model))
+    x = tokens(2).to(next(model.parameters()).dtype)
+    with torch.no_grad():
+        assert torch.equal(model(x), plain(x))
+
+
+def test_training_after_it_is_training(calls: list[int]) -> None:
+    """Weights move by a step in evaluation mode, with gradients; the next pass without must see them."""
+    model = made()
+    model.prepare_for_inference()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(tokens(2)).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        y = model(tokens(2))
+    torch.testing.assert_close(y, mlp_by_hand(model, tokens(2)))
+    assert calls == []
+
+
+def test_the_ordinary_way_where_a_pack_would_be_wrong(calls: list[int]) -> None:
+    model = made()
+    model.requires_grad_(False)
+    x, many = tokens(2), tokens(MOST_TOKENS + 1)
+    with torch.no_grad():
+        wanted, wanted_many, wanted_base = model(x), model(many), mlp_base(model, x)
+    model.prepare_for_inference()
+    assert torch.equal(model(x), wanted)  # gradients are on: nothing trains, the packs stay
+    with torch.no_grad():
+        assert torch.equal(model(many), wanted_many)
+        with model.disable_adapter():
+            assert torch.equal(model(x), wanted_base)
+        with record_routing(model) as records:
+            assert torch.equal(model(x), wanted)
+        assert len(records) == 3
+        assert calls == []
+        model(x)
+    assert calls == [2, 1]
+
+
+def test_autocast_goes_the_ordinary_way(calls: list[int]) -> None:
+    model, plain = made(dtype=torch.float32), made(dtype=torch.float32)
+    model.prepare_for_inference()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model(tokens(2, dtype=torch.float32)), plain(tokens(2, dtype=torch.float32)))
+    assert calls == []
+
+
+def mlp_base(model: Any, x: Tensor) -> Tensor:
+    gate, up, down = (getattr(model.base_model.model, name).get_base_layer() for name in FFN)
+    return down(F.silu(gate(x)) * up(x))
+
+
+def test_up_called_without_gate_or_with_another_input() -> None:
+    model = made()
+    model.prepare_for_inference()
+    mlp, x, other = model.base_model.model, tokens(2), tokens(3)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp.up_proj(other), by_hand(mlp.up_proj, other))
+        mlp.gate_proj(x)
+        torch.testing.assert_close(mlp.up_proj(other), by_hand(mlp.up_proj, other))
+        torch.testing.assert_close(mlp.up_proj(x), by_hand(mlp.up_proj, x))
+        assert mlp.up_proj.packed.pack.waiting is None
+
+
+def test_linears_of_unequal_ranks_stand_alone(calls: list[int]) -> None:
+    model = made(rank_pattern={"up_proj": 1})
+    assert model.prepare_for_inference().packed == 3
+    with torch.no_grad():
+        y = model(tokens(2))
+    model.restore_after_inference()
+    with torch.no_grad():
+        torch.testing.assert_close(y, model(tokens(2)))
+    assert calls == [1, 1, 1]
+
+
+def test_another_adapter_is_packed_anew() -> None:
+    model = made()
+    torch.manual_seed(5)
+    model.add_adapter("other", routed_config("teamlora", target_modules=FFN, init_weights=False))
+    model.double().eval().prepare_for_inference()
+    with torch.no_grad():
+        first = model(tokens(2))
+        model.set_adapter("other")
+        assert all(layer.packed is not None for layer in routed_layers(model))
+        second = model(tokens(2))
+    torch.testing.assert_close(second, mlp_by_hand(model, tokens(2)))
+    assert not torch.allclose(first, second)
+    model.base_model.set_adapter(["default", "other"])
+    assert model.prepare_for_inference() == (0, {"several adapters are active": 3})
+
+
+def left_alone(model: Any) -> dict[str, int]:
+    packed, left = model.prepare_for_inference()
+    assert packed == 3 - sum(left.values())
+    return left
+
+
+def test_what_cannot_be_packed_is_left_and_said() -> None:
+    assert list(left_alone(made(router_hidden=4)).values()) == [3]
+    assert list(left_alone(made(impl="reference")).values()) == [3]
+    hooked = made()
+    hooked.base_model.model.up_proj.base_layer.register_forward_hook(lambda *_: None)
+    assert left_alone(hooked) == {"the base layer has hooks": 1}
+    wider = made(dtype=torch.bfloat16)
+    wider.base_model.model.up_proj.float()
+    wider.base_model.model.up_proj.base_layer.bfloat16()
+    assert list(wider.prepare_for_inference(exact=True).left.values()) == [1]
+    assert left_alone(wider) == {}
+    tied = made()
+    tied.base_model.model.other = nn.Linear(D_IN, D_OUT)
+    tied.base_model.model.other.weight = tied.base_model.model.up_proj.base_layer.weight
+    assert left_alone(tied) == {"the base weight is shared with another module": 1}
+    with torch.no_grad():
+        torch.testing.assert_close(tied(tokens(2)), mlp_by_hand(tied, tokens(2)))
+
+
+def test_saving_copying_and_unloading(tmp_path: Path) -> None:
+    model: Any = random_adapter(routed_config("teamlora"))
+    plain: Any = random_adapter(routed_config("teamlora"))
+    model.prepare_for_inference()
+    ids = torch.tensor([[3, 4, 5]])
+    for kind, each in (("packed", model), ("plain", plain)):
+        each.save_pretrained(tmp_path / kind)
+    saved, wanted = ((tmp_path / kind / "adapter_model.safetensors").read_bytes() for kind in ("packed", "plain"))
+    assert saved == wanted
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = plain(input_ids=ids).logits
+        torch.testing.assert_close(twin(input_ids=ids).logits, expected)
+        bare, bare_plain = model.unload(), plain.unload()
+        assert torch.equal(bare(input_ids=ids).logits, bare_plain(input_ids=ids).logits)
+    weight = bare.model.layers[0].mlp.up_proj.weight
+    assert weight.untyped_storage().nbytes() == weight.nbytes
+
+
+def test_weights_of_a_packed_model_can_be_written(tmp_path: Path) -> None:
+    """safetensors refuses tensors that share memory; rows of one pack do not."""
+    model = made()
+    model.prepare_for_inference()
+    save_file(dict(model.state_dict()), tmp_path / "all.safetensors")
+    saved = load_file(tmp_path / "all.safetensors")
+    assert all(torch.equal(saved[key], value) for key, value in made().state_dict().items())
+
+
+def test_compiles_without_a_break() -> None:
+    model = made()
+    model.prepare_for_inference()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(tokens(1, 1)), model(tokens(1, 1)))
+    assert all(layer.packed is not None for layer in routed_layers(model))
