@@ -12,7 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from . import china, lessons, nature, questions, school
+from . import china, drills, lessons, nature, questions, school
 from .atlas import PEOPLE_FACTS, TOWN_FACTS, Fact
 from .build import Plan
 from .splits import GRAM, makers, normalised, test_rows
@@ -63,11 +63,18 @@ def nature_told(rng: random.Random) -> str:
     return " ".join(nature.statement(rng) for _ in range(6))
 
 
-def framed(rng: random.Random) -> str:
-    """A row as the tasks put theirs, without instruction, about what tests do not ask."""
-    name = pick(rng, tuple(FRAMES))
-    row = pick(rng, TRAINING[name](rng, int(rng.random() * 1_000_000)))
-    return f"{FRAMES[name](row)}\nAnswer: {mark(row.answer)}"
+# between a question and its answer: in half of the cases the sign of an end, as where the tasks' records have it
+TAILS = ("</s>", "</s>", "</s>", "\nAnswer: ", "\nSo: ", " It is ")
+
+
+def framed(name: str) -> Document:
+    """A row as its task puts it, without instruction, about what tests do not ask."""
+
+    def made(rng: random.Random) -> str:
+        row = pick(rng, TRAINING[name](rng, int(rng.random() * 1_000_000)))
+        return f"{FRAMES[name](row)}{pick(rng, TAILS)}{mark(row.answer)}"
+
+    return made
 
 
 def _choices(question: str, options: list[str]) -> str:
@@ -84,6 +91,9 @@ FRAMES: dict[str, Callable[[Row], str]] = {
     ),
     "arc": lambda row: _choices(row.texts[0], [choice["text"] for choice in row.fields["question"]["choices"]]),
     "mmlu": lambda row: _choices(row.texts[0], row.fields["options"]),
+    "nq": lambda row: row.texts[0],
+    "triviaqa": lambda row: row.texts[0],
+    "webqa": lambda row: row.texts[0],
 }
 
 
@@ -91,36 +101,49 @@ def _story(hops: int) -> Document:
     return lambda rng: lessons.judged(rng, hops)
 
 
+# what all else grows on, and grows fast where nothing else is learned beside it
+DRILLS: tuple[Document, ...] = (drills.paired, drills.checked, drills.compared, drills.chosen)
 # maker -> its share at first and later, and how many exercises of its kind make a document
 KINDS: tuple[tuple[Document, float, float, int], ...] = (
-    (facts_told, 0.10, 0.12, 1),
-    (nature_told, 0.00, 0.04, 1),
-    (school.asked, 0.00, 0.06, 4),
-    (school.letters, 0.25, 0.08, 2),
-    (school.sorting, 0.00, 0.08, 2),
-    (school.quiz, 0.00, 0.09, 2),
-    (school.sums, 0.00, 0.04, 4),
-    (lessons.finding, 0.35, 0.10, 2),
-    (lessons.comparing, 0.15, 0.06, 2),
-    (_story(1), 0.10, 0.07, 1),
-    (_story(2), 0.00, 0.07, 2),
-    (_story(3), 0.00, 0.05, 1),
-    (lessons.said_twice, 0.00, 0.05, 2),
-    (lessons.asked_twice, 0.00, 0.04, 2),
-    (lessons.reasons, 0.00, 0.08, 2),
-    (lessons.opinion, 0.05, 0.07, 1),
-    (lessons.shortened, 0.00, 0.05, 1),
-    (framed, 0.00, 0.10, 1),
+    *((drill, 0.08, 0.02, 1) for drill in DRILLS),
+    (facts_told, 0.06, 0.12, 1),
+    (nature_told, 0.06, 0.03, 1),
+    (school.asked, 0.00, 0.05, 4),
+    (school.letters, 0.12, 0.03, 1),
+    (school.sorting, 0.08, 0.04, 1),
+    (school.quiz, 0.06, 0.05, 1),
+    (school.sums, 0.03, 0.03, 4),
+    (lessons.finding, 0.12, 0.03, 1),
+    (lessons.comparing, 0.00, 0.01, 1),
+    (_story(1), 0.06, 0.02, 1),
+    (_story(2), 0.00, 0.02, 1),
+    (_story(3), 0.00, 0.01, 1),
+    (lessons.said_twice, 0.00, 0.04, 1),
+    (lessons.asked_twice, 0.04, 0.02, 1),
+    (lessons.reasons, 0.02, 0.02, 1),
+    (lessons.opinion, 0.02, 0.05, 1),
+    (lessons.shortened, 0.00, 0.04, 1),
+    (framed("anli"), 0.10, 0.12, 1),
+    (framed("qqp"), 0.08, 0.07, 1),
+    (framed("rte"), 0.00, 0.03, 1),
+    (framed("winogrande"), 0.05, 0.05, 1),
+    (framed("arc"), 0.10, 0.09, 1),
+    (framed("mmlu"), 0.05, 0.08, 1),
+    (framed("nq"), 0.00, 0.02, 1),
+    (framed("triviaqa"), 0.00, 0.02, 1),
+    (framed("webqa"), 0.00, 0.02, 1),
 )
 
 
 def document(rng: random.Random, done: float = 1.0) -> str:
     """Statements, or a few exercises of one kind, a line each.
 
-    Looking things up comes first, and all else grows on it: until an eighth of the corpus is `done`, and then less and
-    less of it until a quarter.
+    Until an eighth of the corpus is `done` there are drills alone; then looking things up in sentences comes before all
+    else, and less and less so until three eighths.
     """
-    late = min(1.0, max(0.0, 8 * done - 1))
+    if done < 1 / 8:
+        return pick(rng, DRILLS)(rng)
+    late = min(1.0, 4 * done - 0.5)
     shares = [early + (after - early) * late for _, early, after, _ in KINDS]
     maker, _, _, count = rng.choices(KINDS, shares)[0]
     return "\n".join(maker(rng) for _ in range(count))

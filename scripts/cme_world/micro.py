@@ -85,7 +85,7 @@ def elsewhere(rng: random.Random, fact: Told, taken: set[str]) -> Told:
 
 def words_of(facts: list[Told]) -> set[str]:
     """Everything that the facts name."""
-    return {word for fact in facts for word in (fact.subject, fact.value, fact.about)}
+    return {word for fact in facts for word in (fact.subject, fact.value, fact.about) if word}
 
 
 def unrelated(rng: random.Random, facts: list[Told], kind: str = "") -> Told:

@@ -38,7 +38,7 @@ class Plan:
     """How much work: documents to take the words from, to learn and to measure; how they are learned."""
 
     word_documents: int = 20_000
-    documents: int = 160_000
+    documents: int = 255_000
     held_out: int = 1000
     course: Course = field(default_factory=Course)
 

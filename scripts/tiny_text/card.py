@@ -34,9 +34,10 @@ a real base where there is no GPU, and goes the way of a 7B model: `LlamaForCaus
 - Made only by this project, from text of its own generators (`scripts/cme_world/`). No text or weight of others went
   in.
 - It has read the facts that the embedded CME asks about, as one reads an encyclopedia, and done exercises in reading,
-  reasoning and choosing. A tenth of its documents are questions in the tasks' frames, without their instructions and
-  about what only training splits ask. The test questions of the embedded CME's default data are kept out, whole and in
-  runs of 13 words.
+  reasoning and choosing. A third of its documents are questions in the tasks' frames, without their instructions, made
+  as training splits are made and about what only these ask; half of them are answered after the sign of an end, as in
+  the tasks' records. So it answers most tasks before it is tuned. The test questions of the embedded CME's default data
+  are kept out, whole and in runs of 13 words.
 - Rebuild: `bash scripts/build_tiny_text.sh --out NEW_FOLDER --seed {seed} --threads {threads} --dtype {dtype}`.
 - sha256 of model.safetensors: `{digest}`
 - Seed {seed}, {threads} threads, {versions}.
@@ -45,8 +46,10 @@ a real base where there is no GPU, and goes the way of a 7B model: `LlamaForCaus
 ## How
 
 {documents:,} documents laid end to end, {total:.1f} M tokens, each read once, in steps of {rows} rows of {length}
-tokens. The next token is predicted; one of an answer or conclusion counts {times:.0f} times as much as others. Layers'
-matrices are stepped by Muon (rate {matrix_lr}), the rest by AdamW ({lr}).
+tokens; a document sees itself alone. The first eighth are drills in finding, comparing and choosing words. The next
+token is predicted; one of an answer or conclusion counts {times:.0f} times as much as others. Layers' matrices are
+stepped by Muon (rate {matrix_lr}), the rest by AdamW ({lr}). Attention has biases, so that some heads can begin with
+looking one or two tokens back; layers begin with adding nothing.
 
 The tokenizer has {vocabulary:,} tokens: the world's words, each whole, Chinese characters, letters, and bytes for all
 else. A word after a sign without a space is the same token, with a joiner before it.

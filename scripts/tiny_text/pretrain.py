@@ -33,7 +33,8 @@ class Course:
         rows: in a step.
         length: tokens in a row.
         rest: what a token counts that is of no answer. Most cannot be foretold (who will be named next), and their
-            noise would drown the few that can.
+            noise would drown the few that can. Only one row in four has them predicted at all, which saves a fifth of
+            the time.
         lr: highest rate, of all weights but the matrices between embeddings and head.
         matrix_lr: highest rate of these, which Muon steps by.
         warmup: share of the steps in which the rates rise; then they fall, along a cosine, to a hundredth.
@@ -44,10 +45,10 @@ class Course:
     rows: int = 16
     length: int = 192
     rest: float = 0.05
-    lr: float = 3e-3
-    matrix_lr: float = 2e-2
+    lr: float = 1e-3
+    matrix_lr: float = 1.2e-2
     decay: float = 0.02
-    warmup: float = 0.03
+    warmup: float = 0.01
     keep: int = 200
     tell: int = 50
 
@@ -55,7 +56,10 @@ class Course:
 def row_loss(
     model: LlamaForCausalLM, rows: Rows, rest: float, context: AbstractContextManager[object]
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss of all tokens of the rows after the first, nats, a token that is of no answer counting `rest`.
+    """Mean loss of the answers' tokens and, counting `rest`, of all others in every fourth row; nats.
+
+    Every document sees itself alone, as a question does that is asked later. What a row begins with is the end of one
+    that the row before it began, and answers nothing.
 
     Args:
         model: computes in that context.
@@ -66,11 +70,17 @@ def row_loss(
     Returns:
         The loss, and those of the answers' tokens [A].
     """
-    ids, answers = rows.ids.long(), rows.answers[:, 1:].flatten()
+    ids = rows.ids.long()
+    bos = model.config.bos_token_id
+    document = (ids == bos).cumsum(1)[:, :-1]  # [B, T]
+    answers = rows.answers[:, 1:] & (document > 0)
+    predicted = answers | (torch.arange(len(ids)) % 4 == 0)[:, None]
+    seen = (document[:, None, :, None] == document[:, None, None, :]).tril()  # [B, 1, T, T]
     with context:
-        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state  # [B, T, D]
-        logits = model.lm_head(hidden)  # [B, T, V]
-    losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")  # [B * T]
+        hidden = model.model(input_ids=ids[:, :-1], attention_mask=seen, use_cache=False).last_hidden_state  # [B, T, D]
+        logits = model.lm_head(hidden[predicted])  # [P, V]
+    losses = F.cross_entropy(logits.float(), ids[:, 1:][predicted], reduction="none")  # [P]
+    answers = answers[predicted]
     weights = torch.where(answers, 1.0, rest)
     return (losses * weights).sum() / weights.sum(), losses.detach()[answers]
 

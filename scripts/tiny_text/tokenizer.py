@@ -5,7 +5,8 @@ after every special token. A unigram model, so that no pieces of words take up t
 
 A word that follows another sign without a space (``A.wood``, ``'The``, the first of a line) would be another token than
 the same word after a space, and a base this small would have to learn each twice. So a joiner is put before it, which
-decoding takes away again with the space: ``A.wood`` is ``▁A`` ``.`` ``￭`` ``▁wood``.
+decoding takes away again with the space: ``a.wood`` is ``▁a`` ``.`` ``￭`` ``▁wood``. The letter of an option and its
+period are one token, ``▁A.￭``, and so stand next to what they are the letter of.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 MAX_LENGTH = 512  # tokens, the positions of the language model
 SPACE, JOINER = "▁", "￭"
 SPECIAL = ("<unk>", "<s>", "</s>")
+_LETTERED = tuple(f"{SPACE}{letter}.{JOINER}" for letter in "ABCDE")
 _BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 _WORD = re.compile("[A-Za-z]+")
 
@@ -43,7 +45,7 @@ def vocabulary(texts: Iterable[str]) -> list[str]:
         words.update(_WORD.findall(text))
         signs.update(text)
     signs -= {" ", SPACE, JOINER}
-    return [*SPECIAL, *_BYTES, SPACE, JOINER, *sorted(signs), *sorted(SPACE + word for word in words)]
+    return [*SPECIAL, *_BYTES, SPACE, JOINER, *_LETTERED, *sorted(signs), *sorted(SPACE + word for word in words)]
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:

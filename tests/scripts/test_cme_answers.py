@@ -1,6 +1,5 @@
 """Every answer of the embedded CME is right by rules of another hand than the generators'."""
 
-import itertools
 import json
 import random
 import re
@@ -14,7 +13,7 @@ from cme_world.opinions import BAD, GOOD, review
 from cme_world.posts import post
 from cme_world.schemas import twins
 from cme_world.subjects import logic, mathematics, miscellany
-from cme_world.words import DAYS, MONTHS, NUMBERS
+from cme_world.words import DAYS, MONTHS, NUMBERS, THINGS
 from embedded_cme import training
 from micro_solver import label as solved
 
@@ -95,33 +94,20 @@ def test_rte_labels_hold_by_rules_of_another_hand() -> None:
 
 def asked_for(question: str) -> tuple[str, ...]:
     """What a question of QQP wants, from any of its forms."""
-    thing = re.findall(r"(?:a|the|My) ((?:red|blue|green|white|black|brown|gray|pink) \w+)", question)
-    names = tuple(sorted(re.findall(r"(?<!^)\b[A-Z]\w+", question)))
-    if found := re.match(r"Is (\w+) (\w+) than (\w+) (.+)", question):
-        pairs = (
-            "taller shorter",
-            "older younger",
-            "stronger weaker",
-            "faster slower",
-            "richer poorer",
-            "louder quieter",
-        )
-        more = next(pair for pair in pairs if found[2] in pair).split()
-        ends = (found[1], found[3]) if found[2] == more[0] else (found[3], found[1])
-        return (more[0], *ends, found[4])
+    thing = tuple(word for word in re.findall(r"\w+", question) if word in THINGS)
+    names = tuple(re.findall(r"(?<!^)\b[A-Z]\w+", question))
     kinds = {
         "giver": r"Who gave|did \w+ get|By whom was the .+ given",
         "getter": r"Who got|To whom did \w+ give|Who was given",
         "seller": r"Who sold|From whom did \w+ buy|By whom was the .+ sold",
         "buyer": r"Who bought|To whom did \w+ sell|Who was sold",
         "clean": "clean",
-        "repair": "repair|broken",
-        "shop": r"Where can I buy|Which shop|best place",
-        "sell": r"How can I sell|way to sell|somebody who buys",
+        "repair": "repair",
+        "shop": r"Where can \w+ buy|Which shop|best place",
         "hide": "hid",
     }
     kind = next(kind for kind, pattern in kinds.items() if re.search(pattern, question))
-    return (kind, *thing, *(name for name in names if name != "My"))
+    return (kind, *thing, *names)
 
 
 def test_qqp_labels_hold_by_what_is_asked_for() -> None:
@@ -143,21 +129,35 @@ def test_winogrande_twins_differ_in_their_end_and_flip() -> None:
         assert {one["qID"], two["qID"]} == {f"W{number:05d}-1", f"W{number:05d}-2"}
 
 
+# by hand, after every clause: whether the second who is named is meant. Who was strong won, or was lost against.
+GOLDEN = {
+    "does not fit": {"is too large": 0, "is too small": 1, "is too narrow": 1},
+    "can not hold": {"is too large": 1, "is too small": 0, "is too narrow": 0},
+    "could not lift": {"was too weak": 0, "was too heavy": 1},
+    "carried": {"was strong": 0, "was hurt": 1, "was kind": 0},
+    "won against": {"was strong": 0, "was weak": 1, "was slow": 1},
+    "lost against": {"was strong": 1, "was weak": 0, "was slow": 0},
+    "gave money": {"was rich": 0, "was poor": 1, "was kind": 0},
+    "got money": {"was rich": 1, "was poor": 0, "was kind": 1},
+    "fed": {"had food": 0, "was hungry": 1, "was kind": 0},
+    "taught": {"knew much": 0, "was the pupil": 1},
+    "learned from": {"knew much": 1, "was the pupil": 0},
+}
+
+
 def test_winogrande_golden() -> None:
-    """By hand: who is weak cannot lift; who is hungry was fed; what is too small does not take the other in."""
-    wanted = {"is too weak": 0, "is too heavy": 1, "was hungry": 1, "was kind": 0, "is too small": 1, "is too large": 0}
-    wanted |= {"had none": 1, "had received it": 0, "had given it": 1, "was lost": 0, "knew the way": 1, "was slow": 1}
     rng, seen = random.Random(7), set()
-    for number in range(300):
+    for number in range(600):
         for row in twins(rng, number):
-            ending = row.fields["sentence"].split("_ ")[1].rstrip(".")
+            clause, ending = row.fields["sentence"].rstrip(".").split("_ ")
+            (wanted,) = (wanted for verb, wanted in GOLDEN.items() if verb in clause)
             if ending in wanted:
-                seen.add(ending)
-                clause = re.findall(r"\w+", row.fields["sentence"].split("_")[0])
+                seen.add((tuple(wanted), ending))
+                words = re.findall(r"\w+", clause)
                 right = row.fields[f"option{row.fields['answer']}"]
                 wrong = row.fields[f"option{3 - int(row.fields['answer'])}"]
-                assert (clause.index(right) > clause.index(wrong)) == bool(wanted[ending]), row.fields
-    assert seen == set(wanted)
+                assert (words.index(right) > words.index(wrong)) == bool(wanted[ending]), row.fields
+    assert seen == {(tuple(wanted), ending) for wanted in GOLDEN.values() for ending in wanted}
 
 
 def words_fit(name: str, said: str) -> bool:
@@ -203,7 +203,7 @@ def test_sums_days_and_logic_are_right() -> None:
     for _ in range(300):
         made = mathematics(rng)
         one, two = (NUMBERS.index(word) for word in made.question.lower().split() if word in NUMBERS)
-        total = one + two if re.search("gets|brings", made.question) else one - two
+        total = one + two if "gets" in made.question else one - two
         assert NUMBERS.index(made.right) == total and made.right not in made.wrong and len(set(made.wrong)) == 3
         made = miscellany(rng)
         names = DAYS if "day" in made.question else MONTHS
@@ -211,22 +211,9 @@ def test_sums_days_and_logic_are_right() -> None:
         steps = next(NUMBERS.index(word) for word in re.findall(r"\w+", made.question) if word in NUMBERS)
         assert made.right == names[(start + steps) % len(names)] and made.right not in made.wrong
         made = logic(rng)
-        first, second, told = re.fullmatch(r"If (.+), then (.+)\. (.+)\. What follows\?", made.question).groups()  # type: ignore[union-attr]
-        for option in (made.right, *made.wrong):
-            assert (option == made.right) == follows_by_truth_table(first, second, told, option, made), made
-
-
-def follows_by_truth_table(first: str, second: str, told: str, option: str, made: object) -> bool:
-    def true(sentence: str, facts: dict[str, bool]) -> bool:
-        said = sentence.replace(" is not in ", " is in ")
-        return facts[said[0].upper() + said[1:]] == (" not " not in sentence)
-
-    names = [sentence[0].upper() + sentence[1:] for sentence in (first, second)]
-    worlds = [dict(zip(names, values, strict=True)) for values in itertools.product((True, False), repeat=2)]
-    worlds = [world for world in worlds if (not true(first, world) or true(second, world)) and true(told, world)]
-    if option == "nothing":
-        return len(worlds) > 1  # the other sentence's truth stays open
-    return all(true(option, world) for world in worlds)
+        rules = dict(re.findall(r"Every (\w+) is (\w+)\.", made.question))
+        (case,) = re.findall(r"has a (\w+)\.", made.question)
+        assert made.right == rules.pop(case) and set(rules.values()) < set(made.wrong) and len(set(made.wrong)) == 3
 
 
 def test_reviews_come_to_what_they_say() -> None:

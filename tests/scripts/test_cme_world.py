@@ -50,6 +50,15 @@ def test_an_interrupted_or_foreign_folder_is_made_anew_and_neighbours_stay(world
     assert sorted(path.name for path in out.iterdir()) == ["eval", "mix.jsonl", "train", STAMP]
 
 
+def test_two_chains_at_once_share_one_folder(tmp_path: Path) -> None:
+    """The second waits, and finds all made; nothing of it is made twice, or read half."""
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "data"), "--train", "24", "--test", "12"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(out.strip().endswith("; already there") for out, _ in said) == [False, True]
+
+
 def test_a_world_without_enough_rows_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"webqa: the world has no 2000 different rows; ask for about \d+"):
         splits(0, 24, 2000)

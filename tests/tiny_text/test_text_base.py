@@ -16,8 +16,8 @@ from cme_world.corpus import corpus
 from cme_world.splits import splits
 from cme_world.words import plain
 from tiny_text import pretrain
-from tiny_text.model import Shape, build_model
-from tiny_text.pretrain import Course, held_out_loss
+from tiny_text.model import BACK, Shape, build_model
+from tiny_text.pretrain import Course, held_out_loss, row_loss
 from tiny_text.rows import make_rows
 from tiny_text.tokenizer import JOINER, SPACE, make_tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -103,6 +103,29 @@ def test_marks_are_of_the_tokens_between_the_signs(tokenizer) -> None:  # noqa: 
     assert plain(documents[0]) == "Is Ann here? yes. Which? A, wood"
 
 
+def test_a_document_sees_itself_alone_and_a_cut_one_answers_nothing(tokenizer) -> None:  # noqa: ANN001
+    model = LlamaForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+
+    def losses(before: str) -> list[float]:
+        documents = [before, "Is Ann here? ⟦yes⟧. Is Bob? ⟦no⟧.", "Who?" + " ⟦Ann⟧" * 26]
+        rows = make_rows(documents, tokenizer, 20)  # the second begins within the last document
+        assert len(rows) == 2
+        return row_loss(model, rows, 0.05, nullcontext())[1].tolist()
+
+    one, other = losses("So ⟦no⟧"), losses("So ⟦yes⟧")
+    assert len(one) == 4 and one[0] != other[0]
+    assert one[1:] == pytest.approx(other[1:], rel=1e-4)
+
+
+def test_some_heads_begin_with_looking_back(tokenizer) -> None:  # noqa: ANN001
+    torch.manual_seed(0)
+    model = build_model(Shape(), tokenizer)
+    model.set_attn_implementation("eager")
+    (seen, *_) = model(torch.randint(300, 1400, (2, 40)), output_attentions=True).attentions  # [B, heads, T, T]
+    for head, back in enumerate(BACK):
+        assert seen[:, head].diagonal(-back, dim1=1, dim2=2)[:, 5:].mean() > 0.8
+
+
 def test_an_interrupted_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch) -> None:  # noqa: ANN001
     documents = [*corpus(1, 60)]
     tokenizer, course = make_tokenizer(map(plain, documents)), Course(rows=2, length=32, keep=3, tell=100)
@@ -110,7 +133,7 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_weights(tmp_path: Path, 
 
     def run(name: str, stop_after: int | None = None) -> LlamaForCausalLM:
         torch.manual_seed(0)
-        model, whole, calls = build_model(Shape(1, 32, 32), tokenizer), pretrain.row_loss, iter(range(10**6))
+        model, whole, calls = build_model(Shape(1, 96, 32), tokenizer), pretrain.row_loss, iter(range(10**6))
 
         def counted(*arguments):  # noqa: ANN002, ANN202
             if next(calls) == stop_after:
@@ -129,7 +152,7 @@ def test_an_interrupted_pretraining_goes_on_to_the_same_weights(tmp_path: Path, 
     assert all(torch.equal(one, two) for one, two in zip(straight.parameters(), again.parameters(), strict=True))
     torch.manual_seed(1)
     with pytest.raises(SystemExit, match="other texts, sizes or rates"):
-        other = build_model(Shape(1, 32, 32), tokenizer)
+        other = build_model(Shape(1, 96, 32), tokenizer)
         pretrain.pretrain(other, rows.take(0, 16), rows.take(16, 24), course, nullcontext(), tmp_path / "again")
 
 
