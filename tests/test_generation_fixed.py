@@ -85,6 +85,16 @@ def test_a_cache_is_used_again_and_holds_nothing_of_before(loaded: Loaded, queri
     assert fixed.fixed.held[1:] == (8, held[2])
 
 
+def test_two_answers_at_once_in_one_cache_are_refused(loaded: Loaded, queries: list[Query]) -> None:
+    generator = Generator(loaded, STATIC)
+    assert generator.fixed is not None
+    prompts = [generator.encode(query) for query in queries]
+    with torch.inference_mode():
+        one, _ = (generator.fixed.start(generator._prefill(queries, prompts), 6) for _ in range(2))
+        with pytest.raises(RuntimeError, match="finish one before the next"):
+            generator._advance(one, one.logits.argmax(-1).tolist())
+
+
 def test_a_model_without_such_a_cache_is_refused(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(loaded.model), "_can_compile_fullgraph", False)
     with pytest.raises(UserError, match="--compile: a LlavaForConditionalGeneration has no cache of fixed size"):

@@ -72,6 +72,7 @@ class FixedSteps:
     def __init__(self, base: Any, steps: Steps, positions: int, fill: int) -> None:
         self.base, self.positions, self.fill = base, positions, fill
         self.held: tuple[StaticCache | None, int, int] = (None, 0, 0)
+        self.current: FixedState | None = None
         self.step: Callable[..., torch.Tensor] = self._step
         flag = "--compile" if steps.compile else "--static_cache"
         if not getattr(base, "_can_compile_fullgraph", False) or not _is_plain(base.config):
@@ -95,10 +96,17 @@ class FixedSteps:
         for own, grown in layers:
             own.update(grown.keys[full], grown.values[full])
         mask = F.pad(state.mask[full], (0, room - length))
-        return FixedState(state.rows, cache, mask, state.logits, places[:rows], length)
+        self.current = FixedState(state.rows, cache, mask, state.logits, places[:rows], length)
+        return self.current
 
     def advance(self, state: FixedState, tokens: list[int]) -> None:
-        """Feed each living row its newest token."""
+        """Feed each living row its newest token.
+
+        Raises:
+            RuntimeError: another state was begun since, in the same cache.
+        """
+        if state is not self.current:
+            raise RuntimeError("another answer was begun in this cache of fixed size: finish one before the next")
         ids = state.mask.new_full((state.mask.shape[0], 1), self.fill)
         ids[state.places, 0] = torch.tensor(tokens, device=ids.device)
         positions = state.mask.sum(1, keepdim=True).clamp(max=self.positions - 1)  # [B, 1]; of rows done, any

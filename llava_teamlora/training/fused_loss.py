@@ -10,6 +10,7 @@ Differs from transformers' flag of that name: there Liger also replaces RoPE, RM
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -50,17 +51,16 @@ def fuse_loss(model: PreTrainedModel) -> None:
             f"--use_liger_kernel True reads the weight of lm_head, which is a {type(model.lm_head).__name__} here: "
             "leave it out, or keep lm_head out of --target_modules and quantisation"
         )
-    plain = model.forward
 
-    @functools.wraps(plain)
-    def forward(*args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        if not model.training or labels is None:
-            return plain(*args, labels=labels, **kwargs)
-        hidden = model.model(*args, **kwargs)[0]  # [B, T, D]
-        loss = answer_loss(hidden, model.lm_head.weight, labels, kwargs.get("num_items_in_batch"))
+    @functools.wraps(own)
+    def forward(self: Any, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if not self.training or labels is None:
+            return own(self, *args, labels=labels, **kwargs)
+        hidden = self.model(*args, **kwargs)[0]  # [B, T, D]
+        loss = answer_loss(hidden, self.lm_head.weight, labels, kwargs.get("num_items_in_batch"))
         return CausalLMOutputWithPast(loss=loss)
 
-    model.forward = forward
+    model.forward = types.MethodType(forward, model)  # bound, so that a copy of the model computes with its own weights
 
 
 def answer_loss(hidden: Tensor, weight: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:

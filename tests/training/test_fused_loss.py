@@ -3,9 +3,11 @@ taken by one that does the same with plain operations."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +64,17 @@ def test_loss_and_gradients_are_the_models_own(rows_seen: list[int], count: Tens
         loss.backward()
     for one, other in zip(plain.parameters(), fused.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_copy_computes_with_its_own_weights(rows_seen: list[int]) -> None:
+    model = make_model()
+    fuse_loss(model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.zero_()
+    assert other(**batch()).loss.item() == pytest.approx(math.log(20))  # every token of 20 alike
+    assert model(**batch()).loss.item() != pytest.approx(math.log(20))
 
 
 def test_only_a_training_loss_is_fused(rows_seen: list[int]) -> None:

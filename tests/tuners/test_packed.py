@@ -12,9 +12,11 @@ from adapters import FFN, ROUTED, random_adapter, routed_config
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from llava_teamlora.tuners.routed.auxiliary import record_routing
-from llava_teamlora.tuners.routed.layer import RoutedLinear, routed_layers
+from llava_teamlora.tuners.routed.layer import RoutedLinear, routed_layers, set_impl
 from llava_teamlora.tuners.routed.packed import MOST_TOKENS, Pack, base_linear
 
 D_IN, D_OUT, K, R = 12, 20, 3, 2
@@ -31,6 +33,17 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Around(nn.Module):
+    """What holds an MLP."""
+
+    def __init__(self, mlp: nn.Module) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(x)
 
 
 def made(name: str = "teamlora", dtype: torch.dtype = torch.float64, **fields: Any) -> Any:
@@ -120,6 +133,7 @@ CHANGES: dict[str, Change] = {
     "scale layer": lambda model: [layer.scale_layer(3.0) for layer in routed_layers(model)],
     "unscale layer": lambda model: [layer.unscale_layer() for layer in routed_layers(model)],
     "gradients": lambda model: model(tokens(1)),
+    "another form": lambda model: set_impl(model, "reference"),
 }
 
 
@@ -134,6 +148,36 @@ def test_a_change_undoes_it(change: str) -> None:
     x = tokens(2).to(next(model.parameters()).dtype)
     with torch.no_grad():
         assert torch.equal(model(x), plain(x))
+
+
+@pytest.mark.parametrize("form", ["auto", "linear"])
+def test_an_mlp_of_a_known_class_trains_after_it(form: str) -> None:
+    """Computed as one, it never asks its linears' places; it must leave them all the same."""
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=D_IN, intermediate_size=D_OUT, num_attention_heads=2)
+    adapter = routed_config("teamlora", target_modules=FFN, init_weights=False, impl=form)
+    model: Any = get_peft_model(Around(LlamaMLP(config).double()), adapter, autocast_adapter_dtype=False).eval()
+    model.prepare_for_inference()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(tokens(2)).square().sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        y = model(tokens(2))
+        model.restore_after_inference()
+        assert torch.equal(model(tokens(2)), y)
+
+
+def test_weights_written_by_hand_are_seen() -> None:
+    """As a moving average of weights does, without gradients."""
+    model = made()
+    model.prepare_for_inference()
+    with torch.no_grad():
+        before = model(tokens(2))
+        for layer in routed_layers(model):
+            layer.linear("B", "default").weight.mul_(3)
+        y = model(tokens(2))
+        torch.testing.assert_close(y, mlp_by_hand(model, tokens(2)))
+        assert (y - before).abs().max() > 1e-3
 
 
 def test_training_after_it_is_training(calls: list[int]) -> None:

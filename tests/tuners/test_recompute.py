@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from llava_teamlora import TeamLoraConfig
 from llava_teamlora.tuners.routed import mlp as mlp_form
+from llava_teamlora.tuners.routed import recompute
 from llava_teamlora.tuners.routed.recompute import is_recomputing, skip_recomputed_outputs, skipping_contexts
 
 
@@ -92,6 +93,40 @@ def test_as_an_argument_of_checkpointing(make_random: Any, ids: Tensor, skips: l
     skips.clear()
     assert_same_bits(step(model, input_ids=ids), expected)
     assert skips == [False, False, True, True]
+
+
+def test_a_region_is_gone_back_through_twice(make_random: Any, ids: Tensor, skips: list[bool]) -> None:
+    model = make_random().train()
+    enable_checkpointing(model, reentrant=False)
+    assert skip_recomputed_outputs(model) > 0
+    loss = model(input_ids=ids, labels=ids).loss
+    loss.backward(retain_graph=True)
+    once = gradients(model)
+    loss.backward()
+    assert_same_bits(gradients(model), {name: 2 * grad for name, grad in once.items()})
+    assert skips == [False, False, True, True, True, True]
+
+
+def test_a_layer_whose_hooks_run_inside_its_region_is_recomputed_in_full(
+    make_random: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in transformers 5.17; the hook reads the layer's output, the MLP's in it."""
+    monkeypatch.setattr(recompute, "_HOOKS_INSIDE", True)
+    model = make_random().train()
+    enable_checkpointing(model, reentrant=False)
+    hooked, free = (module for module in model.modules() if isinstance(module, LlamaDecoderLayer))
+    hooked.register_forward_hook(lambda module, args, output: output)
+    assert skip_recomputed_outputs(model) > 0
+    contexts = ["context_fn" in layer._gradient_checkpointing_func.keywords for layer in (hooked, free)]
+    assert contexts == [False, True]
+
+
+def test_debugging_takes_no_contexts(make_random: Any) -> None:
+    model = make_random().train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable({"use_reentrant": False, "debug": True})
+    assert skip_recomputed_outputs(model) == 0
 
 
 def test_the_reentrant_kind_stays_as_it_is(make_random: Any, ids: Tensor, skips: list[bool]) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from llava_teamlora.tuners.routed.fused_linear import (
     Sizes,
@@ -101,6 +102,7 @@ class _FusedMlp(Function):
         return y, gate_logits, up_logits, down_logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of x and of each linear's A, B, W_r and M; base weights and biases are frozen."""
         x, g, u, gate_s, gate_mask, up_s, up_mask, down_s, down_mask, *tensors = ctx.saved_tensors

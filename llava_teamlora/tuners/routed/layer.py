@@ -147,5 +147,6 @@ def set_impl(model: nn.Module, impl: str) -> None:
     """
     check_choice("impl", impl, IMPLS)
     for layer in routed_layers(model):
+        layer.unpack()
         for config in layer.adapter_configs.values():
             config.impl = impl

@@ -91,8 +91,9 @@ def fused_linears(mlp: RoutedMlp, x: Tensor) -> Linears | None:
     linears = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     if not _is_adapted(mlp) or not can_fuse(x):
         return None
-    if mlp.gate_proj.packed is not None and not torch.is_grad_enabled():
-        return None
+    for linear in linears:
+        if linear.packed is not None and not linear.packed.leave(linear):
+            return None
     for module in (*linears, mlp.act_fn):
         if is_hooked(module):
             tell_once(f"a {type(module).__name__} has hooks: each linear of its MLP by itself")

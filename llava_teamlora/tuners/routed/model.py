@@ -46,6 +46,8 @@ class RoutedModel(LowRankModel):
 
         Base weights become views of the packs. Passes with gradients, under autocast, or over more than a few tokens
         go the ordinary way; train(), a move, a cast, a load and another scale undo it, another adapter is packed anew.
+        Call it again after other changes: a new base weight or hook, a value put into `scaling` by hand, dropout turned
+        on in evaluation mode.
 
         Args:
             exact: leave linears whose adapter has a wider dtype than the base weight: packing rounds it to that.

@@ -42,7 +42,7 @@ class Pack:
         interaction: M of each, transposed, ``[G, k, k]``, wide; None where all are the identity.
         widths: of the n columns, those of output, z, logits and padding.
         r: rank of one expert.
-        waiting: an input, and the outputs ``[G, N, D_out]`` that the other linears will fetch.
+        waiting: an input, how often it was written, and the outputs ``[G, N, D_out]`` for the other linears to fetch.
     """
 
     weight: Tensor
@@ -51,7 +51,7 @@ class Pack:
     interaction: Tensor | None
     widths: tuple[int, int, int, int]
     r: int
-    waiting: tuple[Tensor, Tensor] | None = None
+    waiting: tuple[Tensor, tuple[int, ...], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map ``[N, D_in]`` to the outputs of all, ``[G, N, D_out]``."""
@@ -92,21 +92,31 @@ class Place:
 
     pack: Pack
     index: int
+    held: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+
+    def leave(self, layer: PackableLinear) -> bool:
+        """Whether the ordinary way must be gone; a layer whose weights are trained, or have changed, is unpacked."""
+        grad, compiling = torch.is_grad_enabled(), torch.compiler.is_compiling()
+        if not compiling and (
+            (grad and any(p.requires_grad for p in self.held)) or self.versions != versions(self.held)
+        ):
+            layer.unpack()  # its weights part from their copy here
+            return True
+        return grad
 
     def run(self, layer: PackableLinear, x: Tensor) -> Tensor | None:
         """Return the layer's output for x ``[..., D_in]``, or None if the ordinary way must be gone."""
         pack = self.pack
-        if torch.is_grad_enabled():
-            if not torch.compiler.is_compiling() and any(p.requires_grad for p in layer.adapter_parameters()):
-                layer.unpack()  # what is trained would part from its copy here
+        if self.leave(layer):
             return None
         if not _fits(layer, x, pack.weight.dtype):
             return None
         if self.index == 0:
             outputs = pack(x.reshape(-1, x.shape[-1]))  # [G, N, D_out]
-            pack.waiting = (x, outputs) if outputs.shape[0] > 1 else None
-        elif pack.waiting is not None and pack.waiting[0] is x:
-            outputs = pack.waiting[1]
+            pack.waiting = (x, versions((x,)), outputs) if outputs.shape[0] > 1 else None
+        elif (waiting := pack.waiting) is not None and waiting[0] is x and waiting[1] == versions((x,)):
+            outputs = waiting[2]
             if self.index == outputs.shape[0] - 1:
                 pack.waiting = None
         else:
@@ -218,7 +228,15 @@ def pack(layers: Sequence[RoutedLinear]) -> None:
     )
     for index, (layer, base) in enumerate(zip(layers, bases, strict=True)):
         base.weight.data = made.weight[index, :width]
-        layer.packed = Place(made, index)
+        held = tuple(layer.adapter_parameters())
+        layer.packed = Place(made, index, held, versions(held))
+
+
+def versions(weights: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return how often each tensor was written in place; an inference tensor does not count, nor any in a trace."""
+    if torch.compiler.is_compiling():
+        return ()
+    return tuple(0 if weight.is_inference() else weight._version for weight in weights)
 
 
 def _bias(bases: Sequence[nn.Linear], rows: int) -> Tensor | None:

@@ -10,14 +10,18 @@ Example:
     >>> skip_recomputed_outputs(model)
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 from functools import partial
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from llava_teamlora.tuners.routed.choice import is_hooked
+
+# In older transformers (5.17) a checkpointed layer's own hooks run inside its region, and may read what is left out.
+_HOOKS_INSIDE = "__call__" in vars(GradientCheckpointingLayer)
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 
@@ -32,17 +36,17 @@ def skip_recomputed_outputs(model: nn.Module) -> int:
         model: a transformers model, or one of peft's around it.
 
     Returns:
-        How many layers have changed.
+        How many modules hold another checkpoint function now.
     """
     changed = 0
     for module in model.modules():
         # Differs from passing context_fn in gradient_checkpointing_kwargs, which works as well: a Trainer writes those
         # into its checkpoints.
         checkpoint = getattr(module, "_gradient_checkpointing_func", None)
-        if not isinstance(checkpoint, partial):
+        if not isinstance(checkpoint, partial) or (_HOOKS_INSIDE and is_hooked(module)):
             continue
         given = checkpoint.keywords
-        if given.get("use_reentrant") is False and "context_fn" not in given:
+        if given.get("use_reentrant") is False and "context_fn" not in given and not given.get("debug"):
             module._gradient_checkpointing_func = partial(checkpoint, context_fn=skipping_contexts)  # pyright: ignore
             changed += 1
     return changed
@@ -54,7 +58,7 @@ def skipping_contexts() -> tuple[AbstractContextManager[None], AbstractContextMa
     The region must be one decoder layer of a transformers model. In one that reads the MLP's output again, what is
     left out is NaN, and so are the gradients.
     """
-    return nullcontext(), _recomputation()
+    return nullcontext(), _Recomputation()
 
 
 def is_recomputing() -> bool:
@@ -62,10 +66,11 @@ def is_recomputing() -> bool:
     return not torch.compiler.is_compiling() and _recomputing.get()
 
 
-@contextmanager
-def _recomputation() -> Iterator[None]:
-    token = _recomputing.set(True)
-    try:
-        yield
-    finally:
-        _recomputing.reset(token)
+class _Recomputation(AbstractContextManager[None]):
+    """Entered once for each backward pass over a region: with retain_graph more than once."""
+
+    def __enter__(self) -> None:
+        self._token: Token[bool] = _recomputing.set(True)
+
+    def __exit__(self, *error: object) -> None:
+        _recomputing.reset(self._token)

@@ -5,11 +5,11 @@ matrix M, participations omega (equation 12). All of it in single precision at l
 cannot tell close experts apart.
 """
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llava_teamlora.tuners.routed.gradients import no_autocast
 
 INTERACTION_INITS = ("uniform", "literal", "identity")
 
@@ -23,7 +23,7 @@ class WideLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in_features]`` to ``[..., out_features]``, float32 or wider."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        with _no_autocast(x):
+        with no_autocast(x):
             return F.linear(x.to(dtype), self.weight.to(dtype))
 
 
@@ -67,8 +67,3 @@ def init_interaction(weight: Tensor, init: str) -> None:
         else:
             weight.uniform_(0.0, 1.0 / weight.shape[0] if init == "uniform" else 1.0)
         weight.fill_diagonal_(1.0)
-
-
-def _no_autocast(x: Tensor) -> torch.autocast | nullcontext[None]:
-    """Return a context with autocast off; the meta device, used to count, has none to turn off."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
