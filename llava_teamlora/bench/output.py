@@ -180,7 +180,7 @@ def write(folder: Path, name: str, settings: dict[str, Any], found: Found) -> li
         "rows": [row.to_dict() for row in found.rows],
         "checks": [vars(check) for check in found.checks],
     }
-    write_atomically(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_atomically(folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     write_atomically(folder / f"{name}.png", found.picture() if found.picture else draw(found))
     return [folder / f"{name}.json", folder / f"{name}.png"]
 

@@ -5,6 +5,7 @@ In: cases and a way to run each. Out: times; a row a case, its ratio over the re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,9 @@ def rows_of(
         figures |= {"ratio": ratio.median, "q1": ratio.low, "q3": ratio.high, "twin": times.twin(over).median}
         figures |= {"ms": float(f"{1000 * times.seconds(case):.4g}"), "inconclusive": not times.agrees(over)}
         if error is not None:
-            figures |= {"y_error": error.y, "gradient_error": error.gradients}
+            figures["y_error"] = error.y
+            if not math.isnan(error.gradients):  # decoding has none
+                figures["gradient_error"] = error.gradients
         rows.append(Row(case.variant, case.k, case.r, case.dtype, figures))
     return rows
 
