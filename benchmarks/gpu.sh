@@ -2,7 +2,7 @@
 # Everything that is to be measured on one GPU, in one go: at LLaVA-1.5-7B's shapes about 25 minutes on an H200.
 #
 #   bash benchmarks/gpu.sh                                # writes benchmarks/results/gpu/
-#   SIZE=tiny DEVICE=cpu OUT=/tmp/try bash benchmarks/gpu.sh      # the same path in tiny, anywhere
+#   SIZE=tiny DEVICE=cpu OUT=runs/try bash benchmarks/gpu.sh      # the same path in tiny, anywhere
 #   PARTS="train figure" bash benchmarks/gpu.sh           # some of it
 #
 # Each part has its own time limit; one that fails or runs out of time is said at the end and the others go on.

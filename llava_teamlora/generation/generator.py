@@ -15,7 +15,7 @@ from llava_teamlora.data.tokenize import end_token_id
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation.fixed import FixedState, FixedSteps, Steps
 from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Query
-from llava_teamlora.generation.reader import Reader, State, pack_adapters
+from llava_teamlora.generation.reader import Reader, State
 from llava_teamlora.generation.rows import common_length, end_ids
 from llava_teamlora.generation.sampling import Chooser, Forbidden
 
@@ -39,11 +39,9 @@ class Generator(Reader):
     """
 
     def __init__(self, loaded: Loaded, steps: Steps | None = None) -> None:
-        super().__init__(loaded)
-        self.fixed: FixedSteps | None = None
-        if steps is not None and steps.fixed:
-            pack_adapters(loaded.model, exact=False)
-            self.fixed = FixedSteps(self.base, steps, self.positions, self.fill)
+        fixed = steps is not None and steps.fixed
+        super().__init__(loaded, exact=not fixed)
+        self.fixed = FixedSteps(self.base, steps, self.positions, self.fill) if steps is not None and fixed else None
         self.end = end_ids(self.base, self.tokenizer, end_token_id(loaded.template, self.tokenizer))
         self.stop = loaded.template.stop
         self.forbid = Forbidden(self.tokenizer, getattr(self.base.config, "image_token_id", None))

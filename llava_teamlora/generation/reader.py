@@ -64,17 +64,18 @@ class Reader:
     """Reads queries with one loaded model.
 
     Args:
-        loaded: as ``checkpoint.load_model`` gives it.
+        loaded: as ``checkpoint.load_model`` gives it; the model is put into evaluation mode, its adapter packed.
+        exact: leave what packing would round, so that answers stay those of the model as it is.
 
     Raises:
         UserError: the model's adapter is of a kind that cannot answer here.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, *, exact: bool = True) -> None:
         self.loaded = loaded
         self.vision = loaded.vision
         self.tokenizer = loaded.tokenizer
-        pack_adapters(loaded.model, exact=True)
+        pack_adapters(loaded.model, exact=exact)
         self.base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
         self.prompt_length = prompt_length(loaded.model)
         self.positions: int = getattr(self.base.config.get_text_config(), "max_position_embeddings", 1 << 30)

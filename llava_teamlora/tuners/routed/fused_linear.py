@@ -174,10 +174,15 @@ def project_backward_weights(
     rank, k = sizes.rank, sizes.k
     x = x.to(sizes.dtype)
     if mask is None:
-        stacked = ds.T @ x  # [n, D_in]
-        return stacked[:rank].to(a.dtype), stacked[rank : rank + k].to(router.dtype)
+        return unstack(ds.T @ x, a, router, sizes)
     dropped = torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - sizes.dropout))
     return (ds[:, :rank].T @ dropped).to(a.dtype), (ds[:, rank : rank + k].T @ x).to(router.dtype)
+
+
+def unstack(rows: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    """Return what belongs to A and to W_r of the rows ``[n, D_in]`` of a stacked weight's gradient."""
+    rank, k = sizes.rank, sizes.k
+    return rows[:rank].to(a.dtype), rows[rank : rank + k].to(router.dtype)
 
 
 def project_backward_input(

@@ -10,7 +10,6 @@ comes back through them to x's. The pieces are fused_linear.py's, as are its rul
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -20,10 +19,12 @@ from llava_teamlora.tuners.routed.fused_linear import (
     Weights,
     add_product,
     backward_to_projection,
+    base_product,
     parts,
     project,
     project_backward_input,
     project_backward_weights,
+    unstack,
 )
 from llava_teamlora.tuners.routed.gradients import ALIGN, mix_routed, no_autocast, stack_rows
 from llava_teamlora.tuners.routed.swiglu import swiglu, swiglu_backward
@@ -142,9 +143,7 @@ def _output(x: Tensor, projected: Projected, linear: Adapted) -> tuple[Tensor, T
     sizes = linear.sizes
     z, logits = parts(projected.s, linear.a, linear.router, sizes)
     h = mix_routed(z, logits, linear.interaction, sizes.r, sizes.scale)  # [N, k*r]
-    bias = None if linear.bias is None else linear.bias.to(x.dtype)
-    y = F.linear(x, linear.weight.to(x.dtype), bias)
-    return add_product(y, h, linear.b.to(sizes.dtype).T), logits
+    return add_product(base_product(x, linear.weight, linear.bias), h, linear.b.to(sizes.dtype).T), logits
 
 
 def _rows(gate: Adapted, up: Adapted) -> tuple[Tensor, Tensor] | None:
@@ -185,7 +184,7 @@ def _pair_backward(
         if dx is not None:
             dx = add_product(dx, ds, torch.cat(rows))
         of_gate, of_up = (ds.T @ x.to(ds.dtype)).split([_width(gate), _width(up)])
-        return dx, _unstack(of_gate, gate), _unstack(of_up, up)
+        return dx, unstack(of_gate, gate.a, gate.router, gate.sizes), unstack(of_up, up.a, up.router, up.sizes)
     of_weights = []
     for (ds, mask), one in zip(grads, (gate, up), strict=True):
         if dx is not None:
@@ -197,9 +196,3 @@ def _pair_backward(
 def _width(linear: Adapted) -> int:
     """Return how many columns a linear's [z | logits | padding] has."""
     return -(-(linear.sizes.rank + linear.sizes.k) // ALIGN) * ALIGN
-
-
-def _unstack(stacked: Tensor, linear: Adapted) -> tuple[Tensor, Tensor]:
-    """Return what belongs to A and to W_r of the rows ``[n, D_in]`` of a linear."""
-    rank, k = linear.sizes.rank, linear.sizes.k
-    return stacked[:rank].to(linear.a.dtype), stacked[rank : rank + k].to(linear.router.dtype)
