@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is to be measured on one GPU, in one go: at LLaVA-1.5-7B's shapes about 25 minutes on an H200.
+# Everything that is to be measured on one GPU, in one go: at LLaVA-1.5-7B's shapes about 30 minutes on an H200.
 #
 #   bash benchmarks/gpu.sh                                # writes benchmarks/results/gpu/
 #   SIZE=tiny DEVICE=cpu OUT=runs/try bash benchmarks/gpu.sh      # the same path in tiny, anywhere
@@ -13,7 +13,7 @@ SIZE=${SIZE:-7b}
 DEVICE=${DEVICE:-cuda}
 OUT=${OUT:-benchmarks/results/gpu}
 PYTHON=${PYTHON:-python}
-PARTS=${PARTS:-trace memory train step mlp decode ks figure}
+PARTS=${PARTS:-trace memory train step mlp decode answer ks figure}
 WORK=${WORK:-$(mktemp -d)}
 mkdir -p "$OUT"
 
@@ -21,8 +21,9 @@ if [ "$SIZE" = 7b ]; then
     whole=(--size 7b --samples 16 --tokens 700)
     linear=(--d_in 4096 --d_out 11008 --tokens 11200)
     stack=(--d_in 4096 --d_out 11008 --layers 8)
+    answer=(--model 7b --prompt 640 --answer 32 --rounds 9)
 else
-    whole=(--quick --size "$SIZE") linear=(--quick) stack=(--quick)
+    whole=(--quick --size "$SIZE") linear=(--quick) stack=(--quick) answer=(--quick --model "$SIZE")
 fi
 
 failed=()
@@ -47,6 +48,9 @@ part train 360 train "${whole[@]}" --device "$DEVICE" --rounds 5
 part step 120 step "${linear[@]}" --device "$DEVICE" --dtype bf16 amp --total_rank 128 --k 1 2 4 8 16
 part mlp 120 mlp "${linear[@]}" --device "$DEVICE" --dtype bf16
 part decode 180 decode "${stack[@]}" --device "$DEVICE"
+# Half of it is for compiling each variant's step.
+part answer 480 decode "${answer[@]}" --device "$DEVICE" --dtype bf16 --over base \
+    --variants peft-lora moelora-loop teamlora-mlp teamlora-packed
 part ks 360 train "${whole[@]}" --device "$DEVICE" --rounds 3 --total_rank 128 --k 2 4 8 \
     --variants moelora-loop moelora-stacked teamlora-mlp
 

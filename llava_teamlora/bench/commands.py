@@ -65,10 +65,14 @@ BENCHES: dict[str, Bench] = {
         "llava_teamlora.bench.mlp",
     ),
     "decode": Bench(
-        "one token through a stack of MLPs",
-        "Time decoding: one token through MLPs whose weights exceed the last-level cache; packed weights beside."
-        + _TIMED,
-        "llava-teamlora bench decode\nllava-teamlora bench decode --tokens 8 --k 4 8",
+        "one token through a stack of MLPs, or tokens a second of a whole LLaVA",
+        "Time decoding: one token through MLPs whose weights exceed the last-level cache; packed weights beside.\n"
+        "With --model SIZE: a whole, randomly initialised LLaVA that answers in a cache of fixed size, on CUDA as a\n"
+        "graph; ratios are then of tokens a second." + _TIMED,
+        "llava-teamlora bench decode\nllava-teamlora bench decode --tokens 8 --k 4 8\n"
+        "llava-teamlora bench decode --model small --over base --variants peft-lora teamlora-mlp teamlora-packed\n"
+        "llava-teamlora bench decode --model 7b --over base --device cuda --rounds 9 --variants peft-lora moelora-loop"
+        " teamlora-mlp teamlora-packed",
         DecodeSettings,
         "llava_teamlora.bench.decode",
     ),

@@ -1,4 +1,4 @@
-"""``llava-teamlora bench decode``: one token through a stack of MLPs, without gradients.
+"""``llava-teamlora bench decode``: one token through a stack of MLPs, without gradients; or a whole model's.
 
 In: settings. Out: ratios over peft's LoRA of the same total rank, errors, limits. The stack's weights together are
 larger than the last-level cache, so that each layer's are read from memory, as a model's are.
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llava_teamlora.bench import whole_decode
 from llava_teamlora.bench.cases import Case, adapted_linears, build_mlp, cases_of, draw, forward
 from llava_teamlora.bench.exactness import Errors, equation
 from llava_teamlora.bench.measuring import Times, Way
@@ -25,7 +26,9 @@ from llava_teamlora.tuners.routed.inference import prepare
 
 
 def run(settings: DecodeSettings, progress: Progress) -> Found:
-    """Measure."""
+    """Measure a stack, or the model that the settings ask for."""
+    if settings.model is not None:
+        return whole_decode.run(settings, progress)
     cases = cases_of(settings)
     times, errors = time_cases(cases, lambda case: _build(case, settings), settings, progress)
     shape = f"{settings.layers} MLPs of {settings.d_in} -> {settings.d_out} -> {settings.d_in}"

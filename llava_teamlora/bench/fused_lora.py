@@ -16,6 +16,7 @@ from torch.autograd import Function
 from llava_teamlora.bench.parts import Shape
 from llava_teamlora.bench.rivals import Rival
 from llava_teamlora.tuners.routed.fused_linear import add_product
+from llava_teamlora.tuners.routed.gradients import drop, drop_again
 
 
 class FusedLora(Rival):
@@ -44,7 +45,7 @@ class _FusedLora(Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, p: float
     ) -> Tensor:
         """Return y ``[N, D_out]``."""
-        dropped, mask = torch.native_dropout(x, p, True) if p else (x, None)
+        dropped, mask = drop(x, p) if p else (x, None)
         z = dropped @ a.to(x.dtype).T  # [N, rank]
         y = add_product(F.linear(x, weight, bias), z * scale, b.to(x.dtype).T)
         ctx.scale, ctx.p = scale, p
@@ -57,9 +58,7 @@ class _FusedLora(Function):
         x, weight, a, b, z, mask = ctx.saved_tensors
         dz = (dy @ b.to(dy.dtype)).mul_(ctx.scale)  # [N, rank]
         db = dy.T @ (z * ctx.scale)  # [D_out, rank]
-        dropped, keep = x, 1 / (1 - ctx.p)
-        if mask is not None:
-            dropped = torch.ops.aten.native_dropout_backward(x, mask, keep)
+        dropped = x if mask is None else drop_again(x, mask, ctx.p)
         da = dz.T @ dropped  # [rank, D_in]
         dx = None
         if ctx.needs_input_grad[0]:
@@ -67,5 +66,5 @@ class _FusedLora(Function):
             if mask is None:
                 dx = add_product(dx, dz, a.to(dz.dtype))
             else:
-                dx = dx.add_(torch.ops.aten.native_dropout_backward(dz @ a.to(dz.dtype), mask, keep))
+                dx = dx.add_(drop_again(dz @ a.to(dz.dtype), mask, ctx.p))
         return dx, None, None, da.to(a.dtype), db.to(b.dtype), None, None

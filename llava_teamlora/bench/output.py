@@ -50,7 +50,7 @@ class Check:
     Attributes:
         what: in words, with the limit.
         found: the figure, with its quartiles where it has some.
-        limit: at most this.
+        limit: at most this, or at least where `what` says >=.
         holds: whether it is kept; None where noise does not let one say.
     """
 

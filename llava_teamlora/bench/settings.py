@@ -24,6 +24,8 @@ DECODE_VARIANTS = (*LINEAR_VARIANTS, "teamlora-packed")
 OTHER_VARIANTS = ("moelora-linear", "moelora-mlp", "hydralora-linear", "hydralora-mlp")
 ALL_VARIANTS = (*MLP_VARIANTS, "teamlora-packed", *OTHER_VARIANTS)
 DTYPES = ("bf16", "fp32", "amp")
+SIZES = ("7b", "small", "tiny")
+"""Of a whole LLaVA: 7b has LLaVA-1.5-7B's shapes, small is for a CPU."""
 
 
 def option(default: Any, what: str, quick: Any = None, choices: tuple[Any, ...] | None = None) -> Any:
@@ -106,12 +108,20 @@ class DecodeSettings(StepSettings):
 
     Attributes:
         layers: MLPs in the stack.
+        model: of this size, decoded whole instead of the stack; d_in, d_out and layers say nothing then.
+        prompt: tokens that a whole model has read before.
+        answer: tokens that it then decodes in one piece.
     """
 
     variants: tuple[str, ...] = option(DECODE_VARIANTS, "what to compare", choices=ALL_VARIANTS)
     dtype: tuple[str, ...] = option(("bf16",), "bf16, fp32 or amp", quick=("fp32",), choices=DTYPES)
     tokens: int = option(1, "tokens decoded at once: sequences in a batch")
     layers: int = option(12, "MLPs one after the other", quick=2)
+    model: str | None = option(
+        None, "decode a whole LLaVA of this size in a static cache, compiled on CUDA; best --over base", choices=SIZES
+    )
+    prompt: int = option(640, "with --model: tokens read before, not timed", quick=24)
+    answer: int = option(32, "with --model: tokens decoded in a piece", quick=4)
     rounds: int = option(41, "rounds that count, each way once in each, in random order", quick=3)
 
 

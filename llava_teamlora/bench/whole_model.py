@@ -37,13 +37,17 @@ def adapted(base: nn.Module, variant: str, shape: Shape, *, wide: bool) -> nn.Mo
     shared |= {id(t): t for t in base.buffers()}
     model: Any = copy.deepcopy(base, shared)
     model.requires_grad_(False)
-    targets = [name for name, _ in model.named_modules() if "vision" not in name and name.endswith(FFN)]
-    adapt(model, variant, targets, shape, wide=wide)
+    adapt(model, variant, ffn_linears(model), shape, wide=wide)
     for name, parameter in model.named_parameters():
         if PROJECTOR in name:
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float() if wide else parameter.data
     return model.train()
+
+
+def ffn_linears(base: nn.Module) -> list[str]:
+    """Names of the linears to adapt in a LLaVA that has no adapters."""
+    return [name for name, _ in base.named_modules() if "vision" not in name and name.endswith(FFN)]
 
 
 def checkpointed(model: nn.Module) -> nn.Module:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llava_teamlora.bench.settings import ALL_VARIANTS, DTYPES, Settings, option
+from llava_teamlora.bench.settings import ALL_VARIANTS, DTYPES, SIZES, Settings, option
 
-WHOLE_SIZES = ("7b", "small", "tiny")
 WHOLE_VARIANTS = (
     "peft-lora", "fused-lora", "moelora-loop", "moelora-stacked", "teamlora-reference", "teamlora-linear",
     "teamlora-mlp",
@@ -27,7 +26,7 @@ class WholeSettings(Settings):
     dtype: tuple[str, ...] = option(
         ("amp",), "bf16, fp32, or amp: float32 adapters under autocast, as a training has", choices=DTYPES
     )
-    size: str = option("small", "7b has LLaVA-1.5-7B's shapes, small is for a CPU", quick="tiny", choices=WHOLE_SIZES)
+    size: str = option("small", "7b has LLaVA-1.5-7B's shapes, small is for a CPU", quick="tiny", choices=SIZES)
     samples: int = option(2, "samples in a batch", quick=2)
     tokens: int = option(256, "tokens of each, its picture's among them", quick=48)
 

@@ -81,7 +81,9 @@ def test_kernels_do_not_grow_with_experts(traced: Traced) -> None:
     for part in ("linear", "mlp", "mlp, checkpointed"):
         for name in ("teamlora-linear", "teamlora-mlp", "teamlora-reference"):
             if part != "linear" or name != "teamlora-mlp":
-                assert len({counts(traced, part, name, k).kernels for k in KS}) == 1, (part, name)
+                kernels = [counts(traced, part, name, k).kernels for k in KS]
+                # 16 experts fill up their rows by themselves: nothing is padded.
+                assert kernels[0] == kernels[1] >= kernels[2], (part, name)
         loop = [counts(traced, part, "moelora-loop", k).kernels for k in KS]
         assert loop[2] > 5 * loop[0]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_teamlora.bench import commands
-from llava_teamlora.bench.settings import StepSettings
+from llava_teamlora.bench.settings import DecodeSettings, StepSettings
 from llava_teamlora.bench.whole_settings import MemorySettings, TrainSettings
 
 ROOT = Path(__file__).parents[2]
@@ -60,10 +60,12 @@ def test_every_command_line_is_one_that_the_program_takes(size: str, tmp_path: P
         assert call.quick == (size == "tiny")
         if isinstance(settings, (TrainSettings, MemorySettings)):
             assert settings.size == size and settings.tokens == (700 if size == "7b" else 48)
+        elif isinstance(settings, DecodeSettings) and settings.model is not None:
+            assert settings.model == size and settings.over == "base" and "teamlora-packed" in settings.variants
         elif isinstance(settings, StepSettings) and size == "7b":
             assert (settings.d_in, settings.d_out) == (4096, 11008)
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"train.json", "ks.json", "ks.png", "decode.json"} <= written
+    assert {"train.json", "ks.json", "ks.png", "decode.json", "answer.json"} <= written
 
 
 def test_a_part_that_fails_is_said_and_the_others_go_on(tmp_path: Path) -> None:

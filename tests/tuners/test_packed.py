@@ -1,16 +1,13 @@
 """Packed linears: equal to a loop written from the equations, used only where that holds, undone by any change."""
 
-import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from adapters import FFN, ROUTED, random_adapter, routed_config
+from adapters import FFN, ROUTED, routed_config
 from peft import get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -249,22 +246,6 @@ def test_linears_of_unequal_ranks_stand_alone(calls: list[int]) -> None:
     assert calls == [1, 1, 1]
 
 
-def test_another_adapter_is_packed_anew() -> None:
-    model = made()
-    torch.manual_seed(5)
-    model.add_adapter("other", routed_config("teamlora", target_modules=FFN, init_weights=False))
-    model.double().eval().prepare_for_inference()
-    with torch.no_grad():
-        first = model(tokens(2))
-        model.set_adapter("other")
-        assert all(layer.packed is not None for layer in routed_layers(model))
-        second = model(tokens(2))
-    torch.testing.assert_close(second, mlp_by_hand(model, tokens(2)))
-    assert not torch.allclose(first, second)
-    model.base_model.set_adapter(["default", "other"])
-    assert model.prepare_for_inference() == (0, {"several adapters are active": 3})
-
-
 def left_alone(model: Any) -> dict[str, int]:
     packed, left = model.prepare_for_inference()
     assert packed == 3 - sum(left.values())
@@ -288,34 +269,6 @@ def test_what_cannot_be_packed_is_left_and_said() -> None:
     assert left_alone(tied) == {"the base weight is shared with another module": 1}
     with torch.no_grad():
         torch.testing.assert_close(tied(tokens(2)), mlp_by_hand(tied, tokens(2)))
-
-
-def test_saving_copying_and_unloading(tmp_path: Path) -> None:
-    model: Any = random_adapter(routed_config("teamlora"))
-    plain: Any = random_adapter(routed_config("teamlora"))
-    model.prepare_for_inference()
-    ids = torch.tensor([[3, 4, 5]])
-    for kind, each in (("packed", model), ("plain", plain)):
-        each.save_pretrained(tmp_path / kind)
-    saved, wanted = ((tmp_path / kind / "adapter_model.safetensors").read_bytes() for kind in ("packed", "plain"))
-    assert saved == wanted
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        expected = plain(input_ids=ids).logits
-        torch.testing.assert_close(twin(input_ids=ids).logits, expected)
-        bare, bare_plain = model.unload(), plain.unload()
-        assert torch.equal(bare(input_ids=ids).logits, bare_plain(input_ids=ids).logits)
-    weight = bare.model.layers[0].mlp.up_proj.weight
-    assert weight.untyped_storage().nbytes() == weight.nbytes
-
-
-def test_weights_of_a_packed_model_can_be_written(tmp_path: Path) -> None:
-    """safetensors refuses tensors that share memory; rows of one pack do not."""
-    model = made()
-    model.prepare_for_inference()
-    save_file(dict(model.state_dict()), tmp_path / "all.safetensors")
-    saved = load_file(tmp_path / "all.safetensors")
-    assert all(torch.equal(saved[key], value) for key, value in made().state_dict().items())
 
 
 def test_compiles_without_a_break() -> None:

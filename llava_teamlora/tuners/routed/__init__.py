@@ -7,6 +7,7 @@ from llava_teamlora.tuners.routed.losses import balance_loss, router_z_loss
 from llava_teamlora.tuners.routed.model import RoutedModel
 from llava_teamlora.tuners.routed.product import routed_low_rank
 from llava_teamlora.tuners.routed.statistics import GroupRouting, InteractionState, LayerRouting
+from llava_teamlora.tuners.routed.steering import steer_experts
 from llava_teamlora.tuners.routed.telemetry import RoutingTelemetry
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "routed_layers",
     "routed_low_rank",
     "router_z_loss",
+    "steer_experts",
 ]

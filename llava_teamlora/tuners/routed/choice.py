@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 
 from llava_teamlora.tuners.low_rank.lost import DownProjection
 from llava_teamlora.tuners.routed.fused_linear import Sizes, Weights
@@ -118,14 +119,22 @@ def why_not_fused(layer: "RoutedLinear") -> str | None:
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether custom autograd can take this input: an ordinary tensor, outside of torch.func's transforms."""
+    """Whether custom autograd can take this input: an ordinary tensor, no forward mode, no transform of torch.func."""
     if type(x) not in _PLAIN:
         tell_once(f"the input is a {type(x).__name__}: plain operations compute the update")
         return False
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         tell_once("a transform of torch.func is active: plain operations compute the update")
         return False
+    if is_forward_mode():
+        tell_once("tangents are asked for (torch.autograd.forward_ad): plain operations compute the update")
+        return False
     return True
+
+
+def is_forward_mode() -> bool:
+    """Whether a level of forward-mode differentiation is open; never in what torch.compile traces."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -169,6 +178,8 @@ def _why_reference(
     layer: "RoutedLinear", modules: _Modules, dtype: torch.dtype, cast: torch.dtype | None
 ) -> str | None:
     """Say why the adapter's modules must be called."""
+    if layer.expert_gains is not None:
+        return "experts are weighted by hand"
     if modules.router_hidden is not None:
         return "the router is an MLP"
     if not layer.cast_input_dtype_enabled:

@@ -22,6 +22,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from llava_teamlora.tuners.routed.gradients import (
+    cast,
+    drop,
+    drop_again,
     mix_routed,
     mix_routed_backward,
     no_autocast,
@@ -101,7 +104,7 @@ class _FusedLinear(Function):
             z, logits = parts(s, a, router, sizes)
             h = mix_routed(z, logits, interaction, sizes.r, sizes.scale)  # [N, k*r]
             y = None if weight is None else base_product(x, weight, bias)  # [N, D_out]
-            y = add_product(y, h, b.to(sizes.dtype).T)
+            y = add_product(y, h, cast(b, sizes.dtype).t())
         ctx.sizes = sizes
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, a, b, router, interaction, s, mask)
@@ -120,29 +123,30 @@ class _FusedLinear(Function):
             if ctx.needs_input_grad[3] or ctx.needs_input_grad[5]:
                 da, drouter = project_backward_weights(ds, x, a, router, mask, sizes)
             if ctx.needs_input_grad[0]:
-                dx = None if weight is None else of_y @ weight.to(of_y.dtype)  # [N, D_in]
-                dx = project_backward_input(dx, ds, a, router, mask, sizes).to(x.dtype)
+                dx = None if weight is None else torch.mm(of_y, cast(weight, of_y.dtype))  # [N, D_in]
+                dx = cast(project_backward_input(dx, ds, a, router, mask, sizes), x.dtype)
         return dx, None, None, da, db, drouter, dinteraction, None
 
 
 def base_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``x W_0^T + bias`` in the dtype of `x`; a cast weight is not kept but cast again on the way back."""
-    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    return F.linear(x, cast(weight, x.dtype), None if bias is None else cast(bias, x.dtype))
 
 
 def project(x: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor | None]:
     """Return [z | logits | padding], ``[N, n]`` in the adapter's dtype, and dropout's mask, ``[N, D_in]`` or None."""
-    x = x.to(sizes.dtype)
+    x = cast(x, sizes.dtype)
     if not sizes.dropout:
-        return x @ stack_rows(a, router, dtype=sizes.dtype).T, None
-    dropped, mask = torch.native_dropout(x, sizes.dropout, True)
-    return torch.cat([dropped @ a.to(sizes.dtype).T, x @ router.to(sizes.dtype).T], dim=1), mask
+        return F.linear(x, stack_rows(a, router, dtype=sizes.dtype)), None
+    dropped, mask = drop(x, sizes.dropout)
+    return torch.cat([dropped @ cast(a, sizes.dtype).T, x @ cast(router, sizes.dtype).T], dim=1), mask
 
 
 def parts(s: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Return z, a view of `s`, and the logits, wide."""
     rank, k = sizes.rank, sizes.k
-    return s[:, :rank], s[:, rank : rank + k].to(wide_dtype(sizes.dtype))
+    z, logits, _ = s.split_with_sizes((rank, k, s.shape[1] - rank - k), 1)
+    return z, cast(logits, wide_dtype(sizes.dtype))
 
 
 def backward_to_projection(
@@ -159,12 +163,12 @@ def backward_to_projection(
         Gradients of [z | logits | padding], padded anew, in the adapter's computing dtype; of B; and of M or None.
     """
     a, b, router, interaction = adapter
-    dy = dy.to(sizes.dtype)
+    dy = cast(dy, sizes.dtype)
     z, logits = parts(s, a, router, sizes)
-    dh = dy @ b.to(sizes.dtype)  # [N, k*r]
+    dh = torch.mm(dy, cast(b, sizes.dtype))  # [N, k*r]
     dz, of_logits, h, dinteraction = mix_routed_backward(dh, z, logits, interaction, dlogits, sizes.r, sizes.scale)
-    db = dy.T @ h  # [D_out, k*r]
-    return pad_columns(dz, of_logits), db.to(b.dtype), dinteraction
+    db = torch.mm(dy.t(), h)  # [D_out, k*r]
+    return pad_columns(dz, of_logits), cast(db, b.dtype), dinteraction
 
 
 def project_backward_weights(
@@ -172,17 +176,18 @@ def project_backward_weights(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of A and of W_r."""
     rank, k = sizes.rank, sizes.k
-    x = x.to(sizes.dtype)
+    x = cast(x, sizes.dtype)
     if mask is None:
-        return unstack(ds.T @ x, a, router, sizes)
-    dropped = torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - sizes.dropout))
+        return unstack(torch.mm(ds.t(), x), a, router, sizes)
+    dropped = drop_again(x, mask, sizes.dropout)
     return (ds[:, :rank].T @ dropped).to(a.dtype), (ds[:, rank : rank + k].T @ x).to(router.dtype)
 
 
 def unstack(rows: Tensor, a: Tensor, router: Tensor, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Return what belongs to A and to W_r of the rows ``[n, D_in]`` of a stacked weight's gradient."""
     rank, k = sizes.rank, sizes.k
-    return rows[:rank].to(a.dtype), rows[rank : rank + k].to(router.dtype)
+    da, drouter, _ = rows.split_with_sizes((rank, k, rows.shape[0] - rank - k))
+    return cast(da, a.dtype), cast(drouter, router.dtype)
 
 
 def project_backward_input(
@@ -192,14 +197,14 @@ def project_backward_input(
     if mask is None:
         return add_product(dx, ds, stack_rows(a, router, dtype=sizes.dtype))
     rank, k = sizes.rank, sizes.k
-    through = ds[:, :rank] @ a.to(sizes.dtype)  # [N, D_in]
-    through = torch.ops.aten.native_dropout_backward(through, mask, 1 / (1 - sizes.dropout))
-    through = through.addmm_(ds[:, rank : rank + k], router.to(sizes.dtype))
+    through = ds[:, :rank] @ cast(a, sizes.dtype)  # [N, D_in]
+    through = drop_again(through, mask, sizes.dropout)
+    through = through.addmm_(ds[:, rank : rank + k], cast(router, sizes.dtype))
     return through if dx is None else dx.add_(through)
 
 
 def add_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     """Add ``left @ right`` to `total` in place, in one GEMM where their dtypes allow; None makes a new tensor."""
     if total is None:
-        return left @ right
+        return torch.mm(left, right)
     return total.addmm_(left, right) if total.dtype == left.dtype else total.add_(left @ right)

@@ -10,6 +10,7 @@ comes back through them to x's. The pieces are fused_linear.py's, as are its rul
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -26,7 +27,7 @@ from llava_teamlora.tuners.routed.fused_linear import (
     project_backward_weights,
     unstack,
 )
-from llava_teamlora.tuners.routed.gradients import ALIGN, mix_routed, no_autocast, stack_rows
+from llava_teamlora.tuners.routed.gradients import cast, mix_routed, no_autocast, padding, stack_rows
 from llava_teamlora.tuners.routed.swiglu import swiglu, swiglu_backward
 
 
@@ -114,7 +115,7 @@ class _FusedMlp(Function):
         with no_autocast(x):
             # From the output to the hidden columns; `dh` gathers both ways through the down projection.
             ds, db, dm = backward_to_projection(dy, dlogits[2], down_s, down.adapter, down.sizes)
-            dh = dy @ down.weight.to(dy.dtype)  # [N, D_hidden]
+            dh = torch.mm(dy, cast(down.weight, dy.dtype))  # [N, D_hidden]
             dh = project_backward_input(dh, ds, down.a, down.router, down_mask, down.sizes)
             dg, du, h = swiglu_backward(dh, g, u)
             da, drouter = project_backward_weights(ds, h, down.a, down.router, down_mask, down.sizes)
@@ -125,7 +126,7 @@ class _FusedMlp(Function):
             up_ds, up_db, up_dm = backward_to_projection(du, dlogits[1], up_s, up.adapter, up.sizes)
             dx = None
             if ctx.needs_input_grad[0]:
-                dx = (dg @ gate.weight.to(dg.dtype)).addmm_(du, up.weight.to(du.dtype))  # [N, D_in]
+                dx = torch.mm(dg, cast(gate.weight, dg.dtype)).addmm_(du, cast(up.weight, du.dtype))  # [N, D_in]
             pair = (Projected(gate_ds, gate_mask), Projected(up_ds, up_mask))
             dx, (gate_da, gate_drouter), (up_da, up_drouter) = _pair_backward(dx, x, pair, gate, up)
         of_gate = (None, None, gate_da, gate_db, gate_drouter, gate_dm)
@@ -143,7 +144,7 @@ def _output(x: Tensor, projected: Projected, linear: Adapted) -> tuple[Tensor, T
     sizes = linear.sizes
     z, logits = parts(projected.s, linear.a, linear.router, sizes)
     h = mix_routed(z, logits, linear.interaction, sizes.r, sizes.scale)  # [N, k*r]
-    return add_product(base_product(x, linear.weight, linear.bias), h, linear.b.to(sizes.dtype).T), logits
+    return add_product(base_product(x, linear.weight, linear.bias), h, cast(linear.b, sizes.dtype).t()), logits
 
 
 def _rows(gate: Adapted, up: Adapted) -> tuple[Tensor, Tensor] | None:
@@ -160,7 +161,7 @@ def _project_pair(x: Tensor, gate: Adapted, up: Adapted) -> tuple[Projected, Pro
     if rows is None:
         of_gate, of_up = (Projected(*project(x, one.a, one.router, one.sizes)) for one in (gate, up))
         return of_gate, of_up
-    s = x.to(gate.sizes.dtype) @ torch.cat(rows).T  # [N, n]
+    s = F.linear(cast(x, gate.sizes.dtype), torch.cat(rows))  # [N, n]
     of_gate, of_up = s.split([_width(gate), _width(up)], dim=1)
     return Projected(of_gate, None), Projected(of_up, None)
 
@@ -183,7 +184,7 @@ def _pair_backward(
         ds = torch.cat([grads[0].s, grads[1].s], dim=1)  # [N, n]
         if dx is not None:
             dx = add_product(dx, ds, torch.cat(rows))
-        of_gate, of_up = (ds.T @ x.to(ds.dtype)).split([_width(gate), _width(up)])
+        of_gate, of_up = torch.mm(ds.t(), cast(x, ds.dtype)).split([_width(gate), _width(up)])
         return dx, unstack(of_gate, gate.a, gate.router, gate.sizes), unstack(of_up, up.a, up.router, up.sizes)
     of_weights = []
     for (ds, mask), one in zip(grads, (gate, up), strict=True):
@@ -195,4 +196,5 @@ def _pair_backward(
 
 def _width(linear: Adapted) -> int:
     """Return how many columns a linear's [z | logits | padding] has."""
-    return -(-(linear.sizes.rank + linear.sizes.k) // ALIGN) * ALIGN
+    rows = linear.sizes.rank + linear.sizes.k
+    return rows + padding(rows, linear.a.device)

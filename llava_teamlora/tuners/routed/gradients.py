@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llava_teamlora.kernels import fits, usable
 
-ALIGN = 16
+_ALIGN = 16
 """Tensor cores want the rows of a stacked weight in multiples of this."""
 
 
@@ -32,21 +32,52 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a dtype; one that is in it already, as most are, is spared the microsecond of a call."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def padding(rows: int, device: torch.device) -> int:
+    """Return how many zero rows fill up a stack of so many; a CPU's products are only slower for them."""
+    return 0 if device.type == "cpu" else -rows % _ALIGN
+
+
 def stack_rows(*weights: Tensor, dtype: torch.dtype) -> Tensor:
     """Stack weights ``[n_i, D_in]`` that read the same input, so that one GEMM serves all of them.
 
     Returns:
-        ``[n, D_in]`` in `dtype`; n is a multiple of ALIGN, the rows that fill it up are zero.
+        ``[n, D_in]`` in `dtype`, `padding` at the end.
     """
-    rows = sum(weight.shape[0] for weight in weights)
-    fill = weights[0].new_zeros(-rows % ALIGN, weights[0].shape[1])
-    return torch.cat([weight.to(dtype) for weight in (*weights, fill.to(dtype))])
+    stacked = [cast(weight, dtype) for weight in weights]
+    if fill := padding(sum(map(len, stacked)), stacked[0].device):
+        stacked.append(stacked[0].new_zeros(fill, stacked[0].shape[1]))
+    return torch.cat(stacked)
 
 
 def pad_columns(*columns: Tensor) -> Tensor:
-    """Put columns ``[N, n_i]`` of one dtype side by side, zeros after them up to a multiple of ALIGN."""
+    """Put columns ``[N, n_i]`` of one dtype side by side, `padding` at the end."""
     joined = torch.cat(columns, dim=1)
-    return F.pad(joined, (0, -joined.shape[1] % ALIGN))
+    fill = padding(joined.shape[1], joined.device)
+    return F.pad(joined, (0, fill)) if fill else joined
+
+
+def drop(x: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """Drop elements of `x`, as torch's dropout does with the same random numbers.
+
+    Returns:
+        What is left of ``[N, D]``, scaled; and a mask of the same shape, True where an element was kept.
+    """
+    if x.device.type != "cpu":
+        return torch.native_dropout(x, p, True)
+    mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p)
+    return drop_again(x, mask, p), mask
+
+
+def drop_again(x: Tensor, mask: Tensor, p: float) -> Tensor:
+    """Drop what `drop` has dropped; its backward pass is the same."""
+    if x.device.type != "cpu":
+        return torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - p))
+    return (x * mask.view(torch.uint8)).mul_(1 / (1 - p))  # a CPU reads bytes several times as fast as booleans
 
 
 def no_autocast(x: Tensor) -> torch.autocast | nullcontext[None]:
@@ -63,18 +94,17 @@ def route(logits: Tensor, interaction: Tensor | None) -> Routing:
         logits: ``[N, k]``, wide.
         interaction: M, ``[k, k]``; None where it is the identity.
     """
-    shapley = torch.softmax(logits, dim=-1)
-    return Routing(shapley, shapley if interaction is None else shapley @ interaction.to(logits.dtype).T)
+    shapley = torch.softmax(logits.t(), dim=0).t()  # vectorised over tokens: over so few experts it would not be
+    return Routing(shapley, shapley if interaction is None else F.linear(shapley, cast(interaction, logits.dtype)))
 
 
 def route_backward(grad: Tensor, routing: Routing, interaction: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Gradients of the logits ``[N, k]`` and of M ``[k, k]``, from that of the participations ``[N, k]``."""
     of_interaction = None
     if interaction is not None:
-        of_interaction = (grad.T @ routing.shapley).to(interaction.dtype)
-        grad = grad @ interaction.to(grad.dtype)
-    inner = (grad * routing.shapley).sum(-1, keepdim=True)
-    return routing.shapley * (grad - inner), of_interaction
+        of_interaction = cast(torch.mm(grad.t(), routing.shapley), interaction.dtype)
+        grad = grad @ cast(interaction, grad.dtype)
+    return torch.ops.aten._softmax_backward_data(grad.t(), routing.shapley.t(), 0, grad.dtype).t(), of_interaction
 
 
 def mix(z: Tensor, participation: Tensor, r: int, scale: float) -> Tensor:
@@ -88,18 +118,24 @@ def mix(z: Tensor, participation: Tensor, r: int, scale: float) -> Tensor:
         ``[N, k * r]`` in the dtype of `z`.
     """
     mixed = _by_expert(z, r) * (participation * scale).unsqueeze(-1)  # [N, k, r]
-    return mixed.flatten(1).to(z.dtype)
+    return cast(mixed.flatten(1), z.dtype)
 
 
-def mix_backward(grad: Tensor, z: Tensor, participation: Tensor, r: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Gradients of `z` (its shape and dtype) and of the participations ``[N, k]``, wide, from ``[N, k * r]``."""
+def mix_backward(grad: Tensor, z: Tensor, participation: Tensor, r: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Go back through `mix`, from a gradient ``[N, k * r]``.
+
+    Returns:
+        Gradients of `z` (its shape and dtype) and of the participations, ``[N, k]``, wide; and what `mix` returned.
+    """
     wide = participation.dtype
-    by_expert, segments = _by_expert(grad, r), _by_expert(z, r)  # [N, k, r]
-    of_participation = (by_expert.to(wide) * segments).sum(-1) * scale
-    of_z = by_expert * (participation * scale).unsqueeze(-1)
+    by_expert, segments = cast(_by_expert(grad, r), wide), cast(_by_expert(z, r), wide)  # [N, k, r]
+    weights = (participation * scale).unsqueeze(-1)  # [N, k, 1]
+    of_participation = (by_expert * segments).sum(-1) * scale
+    of_z = by_expert * weights
     if segments.shape[1] == 1:
         of_z = of_z.sum(1, keepdim=True)
-    return of_z.flatten(1).to(z.dtype), of_participation
+    mixed = (segments * weights).flatten(1)
+    return cast(of_z.flatten(1), z.dtype), of_participation, cast(mixed, z.dtype)
 
 
 def mix_routed(z: Tensor, logits: Tensor, interaction: Tensor | None, r: int, scale: float) -> Tensor:
@@ -147,14 +183,14 @@ def mix_routed_backward(
 
         return kernels.mix_routed_backward(dh, z, logits, interaction, dlogits, r, scale)
     routing = route(logits, interaction)
-    h = mix(z, routing.participation, r, scale)
-    dz, dparticipation = mix_backward(dh, z, routing.participation, r, scale)
+    dz, dparticipation, h = mix_backward(dh, z, routing.participation, r, scale)
     of_logits, dinteraction = route_backward(dparticipation, routing, interaction)
     if dlogits is not None:
         of_logits = of_logits + dlogits
-    return dz, of_logits.to(z.dtype), h, dinteraction
+    return dz, cast(of_logits, z.dtype), h, dinteraction
 
 
 def _by_expert(columns: Tensor, r: int) -> Tensor:
     """See columns ``[N, k * r]`` as ``[N, k, r]``; k is said, for an empty batch leaves it open."""
-    return columns.unflatten(1, (columns.shape[1] // r, r))
+    rows, width = columns.shape
+    return columns.view(rows, width // r, r)

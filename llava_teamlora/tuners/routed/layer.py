@@ -56,6 +56,8 @@ class RoutedLinear(PackableLinear):
         super().__init__(*args, **kwargs)
         # Who listens to the router: lists that get a RoutingRecord each pass. Empty costs nothing.
         self.routing_sinks: tuple[list[RoutingRecord], ...] = ()
+        # What steering.py multiplies the experts' participations by, one number each.
+        self.expert_gains: tuple[float, ...] | None = None
 
     def build_weights(self, config: RoutedConfig) -> dict[str, nn.Module]:
         """Return a new adapter's weights; B starts at zero, so that the output is the base model's."""
@@ -80,9 +82,10 @@ class RoutedLinear(PackableLinear):
         return dict(weights)
 
     def participation(self, adapter: str, shapley: Tensor) -> Tensor:
-        """Return omega = M phi (equation 12), ``[..., k]``."""
+        """Return omega = M phi (equation 12), ``[..., k]``, times the gains that were set by hand."""
         interaction = self.weight_module("interaction", adapter)
-        return shapley if interaction is None else interaction(shapley)
+        omega = shapley if interaction is None else interaction(shapley)
+        return omega if self.expert_gains is None else omega * omega.new_tensor(self.expert_gains)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the base layer's output plus the update of each active adapter, in the base output's dtype.

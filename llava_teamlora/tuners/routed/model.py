@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llava_teamlora.tuners.low_rank.model import LowRankModel
 from llava_teamlora.tuners.routed.auxiliary import install_losses, remove_losses
 from llava_teamlora.tuners.routed.config import RoutedConfig
-from llava_teamlora.tuners.routed.inference import Prepared, is_prepared, prepare, restore
+from llava_teamlora.tuners.routed.inference import Prepared, prepare, restore
 from llava_teamlora.tuners.routed.layer import RoutedLinear
 from llava_teamlora.tuners.routed.mlp import install, uninstall
 
@@ -19,7 +19,7 @@ class RoutedModel(LowRankModel):
     """A model with routed adapters. A subclass sets `prefix` and `tuner_layer_cls`."""
 
     tuner_layer_cls: ClassVar[type[RoutedLinear]]
-    _exact = False  # as prepare_for_inference was last asked
+    _exact: bool | None = None  # as prepare_for_inference was asked; None where nobody wants packs
 
     def inject_adapter(
         self,
@@ -45,7 +45,8 @@ class RoutedModel(LowRankModel):
         """Pack the adapted linears, so that a token costs what it costs with LoRA or less; the model is in eval mode.
 
         Base weights become views of the packs. Passes with gradients, under autocast, or over more than a few tokens
-        go the ordinary way; train(), a move, a cast, a load and another scale undo it, another adapter is packed anew.
+        go the ordinary way; train(), a move, a cast, a load, another scale and state_dict(), which saving reads, undo
+        it; another adapter is packed anew.
         Call it again after other changes: a new base weight or hook, a value put into `scaling` by hand, dropout turned
         on in evaluation mode.
 
@@ -56,17 +57,24 @@ class RoutedModel(LowRankModel):
             How many linears are packed, and how many are left for which reason (logged too).
         """
         self._exact = exact
+        self.eval()  # not only the model below; peft's wrapper around this one cannot be seen from here
         return prepare(self.model, exact)
 
     def restore_after_inference(self) -> None:
         """Undo `prepare_for_inference`: every base weight has a storage of its own again."""
+        self._exact = None
         restore(self.model)
+
+    def train(self, mode: bool = True) -> "RoutedModel":
+        """Leave the packs for training; see nn.Module."""
+        if mode:
+            self._exact = None
+        return super().train(mode)
 
     def set_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Activate adapters, see peft; a model prepared for inference is prepared anew."""
-        prepared = is_prepared(self.model)
         super().set_adapter(*args, **kwargs)
-        if prepared:
+        if self._exact is not None and not self.model.training:
             prepare(self.model, self._exact)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:

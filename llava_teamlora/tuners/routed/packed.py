@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from llava_teamlora.kernels import fits, usable
 from llava_teamlora.tuners.low_rank.layer import LowRankLinear
+from llava_teamlora.tuners.routed.choice import is_forward_mode, tell_once
 from llava_teamlora.tuners.routed.gradients import stack_rows, wide_dtype
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Pack:
         interaction: M of each, transposed, ``[G, k, k]``, wide; None where all are the identity.
         widths: of the n columns, those of output, z, logits and padding.
         r: rank of one expert.
+        bases: the linears' base weights, views of `weight`; none once the pack is undone.
         waiting: an input, how often it was written, and the outputs ``[G, N, D_out]`` for the other linears to fetch.
     """
 
@@ -51,6 +53,7 @@ class Pack:
     interaction: Tensor | None
     widths: tuple[int, int, int, int]
     r: int
+    bases: tuple[Tensor, ...]
     waiting: tuple[Tensor, tuple[int, ...], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -59,6 +62,14 @@ class Pack:
         stacked = F.linear(x, self.weight.view(-1, width), self.bias)  # [N, G * n]
         y, z, logits, _ = stacked.view(-1, count, rows).transpose(0, 1).split_with_sizes(self.widths, dim=2)
         return expand(y, z, logits, self.up, self.interaction, self.r)
+
+    def undo(self) -> None:
+        """Give each base weight a storage of its own again; no linear is packed here any more."""
+        with torch.inference_mode(False), torch.no_grad():
+            for base in self.bases:
+                base.data = base.detach().clone()
+        self.bases, self.waiting = (), None
+        self.weight = self.up = self.weight.new_empty(0)  # linears that have yet to notice hold on to their places
 
 
 def expand(y: Tensor, z: Tensor, logits: Tensor, b: Tensor, interaction: Tensor | None, r: int) -> Tensor:
@@ -125,16 +136,22 @@ class Place:
 
 
 def _fits(layer: PackableLinear, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the pack computes what the layer would: no autocast, nobody who listens, few tokens."""
-    few = x.shape[:-1].numel() <= MOST_TOKENS
-    idle = layer.disable_adapters or getattr(layer, "routing_sinks", ())
+    """Whether the pack computes what the layer would: no autocast, no tangents, nobody who listens, few tokens."""
+    few = x.shape[:-1].numel() <= MOST_TOKENS and not is_forward_mode()
+    idle = layer.disable_adapters or getattr(layer, "routing_sinks", ()) or getattr(layer, "expert_gains", None)
     return few and x.dtype == dtype and not idle and not (not x.is_meta and torch.is_autocast_enabled(x.device.type))
 
 
 class PackableLinear(LowRankLinear):
-    """A linear that may stand in a pack; whatever changes its weights, adapter or mode takes it out again."""
+    """A linear that may stand in a pack; what changes its weights, adapter or mode, or saves it, takes it out again."""
 
-    packed: Place | None = None
+    _place: Place | None = None
+
+    @property
+    def packed(self) -> Place | None:
+        """Its place in a pack, or None; one that a neighbour has undone is none."""
+        place = self._place
+        return place if place is not None and place.pack.bases else None
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         """Return the weights of the active adapters."""
@@ -142,12 +159,10 @@ class PackableLinear(LowRankLinear):
         return [parameter for module in modules if module is not None for parameter in module.parameters()]
 
     def unpack(self) -> None:
-        """Give the base weight a storage of its own again; a layer outside any pack stays as it is."""
-        if self.packed is not None:
-            weight = base_linear(self).weight
-            with torch.inference_mode(False), torch.no_grad():
-                weight.data = weight.detach().clone()
-            self.packed = None
+        """Undo the pack, for all of its linears; a layer outside any pack stays as it is."""
+        if self._place is not None:
+            self._place.pack.undo()
+            self._place = None
 
     def train(self, mode: bool = True) -> PackableLinear:
         """Leave the pack for training; see nn.Module."""
@@ -158,6 +173,13 @@ class PackableLinear(LowRankLinear):
     def _apply(self, *args: Any, **kwargs: Any) -> PackableLinear:
         self.unpack()  # a move or cast would leave the stack behind
         return super()._apply(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Leave the pack: whoever writes a view into a file may write the stack along, or refuse; see nn.Module."""
+        if self.packed is not None:
+            tell_once("the state of a packed model was read, which unpacks it: prepare_for_inference() packs it again")
+            self.unpack()
+        return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.unpack()
@@ -225,11 +247,12 @@ def pack(layers: Sequence[RoutedLinear]) -> None:
         _interaction(linears, wide_dtype(dtype)),
         (*used, len(rows[0]) - sum(used)),
         config.r,
+        tuple(base.weight for base in bases),
     )
     for index, (layer, base) in enumerate(zip(layers, bases, strict=True)):
         base.weight.data = made.weight[index, :width]
         held = tuple(layer.adapter_parameters())
-        layer.packed = Place(made, index, held, versions(held))
+        layer._place = Place(made, index, held, versions(held))
 
 
 def versions(weights: Sequence[Tensor]) -> tuple[int, ...]:

@@ -35,7 +35,8 @@ def swiglu_backward(dh: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
         from llava_teamlora.kernels import swiglu as kernels
 
         return kernels.swiglu_backward(dh, gate, up)
-    dgate = torch.ops.aten.silu_backward(dh * up, gate)
+    dsilu = dh * up
+    dgate = torch.ops.aten.silu_backward.grad_input(dsilu, gate, grad_input=dsilu)  # memory is what costs here
     silu = F.silu(gate)
     dup = dh.mul_(silu)
     return dgate, dup, silu.mul_(up)
