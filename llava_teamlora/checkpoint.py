@@ -8,12 +8,13 @@ these files, never by its name.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -23,9 +24,11 @@ from llava_teamlora.data.images import check_aspect_ratio
 from llava_teamlora.data.segments import Template
 from llava_teamlora.data.templates import get_template
 from llava_teamlora.errors import UserError
-from llava_teamlora.models.build import Base, BaseSpec, load_base
+from llava_teamlora.models.build import Base, BaseSpec
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.models.original import find_original
+from llava_teamlora.models.place import Place, default_device, parse_dtype
+from llava_teamlora.models.sharing import BasesInMemory, move, own_biases
 from llava_teamlora.models.vision import load_image_processor
 from llava_teamlora.run_card import (
     ADAPTER_FILE,
@@ -36,6 +39,8 @@ from llava_teamlora.run_card import (
     read_run_card,
 )
 from llava_teamlora.tuners.low_rank.lost import LostWeights, refuse_lost_file
+
+_log = logging.getLogger("llava_teamlora.checkpoint")
 
 _PROMPT = "prompt_embeddings"
 BASE_VERSION = "v1"
@@ -74,13 +79,17 @@ def load_model(
     model_base: str | None = None,
     vision_tower: str | None = None,
     bits: int | None = None,
+    untuned: bool = False,
+    bases: BasesInMemory | None = None,
+    wide_adapter: bool = False,
 ) -> Loaded:
     """Load a run folder, or a base as it is, for answering.
 
     Args:
         path: run folder, checkpoint folder, or a base (folder or hub id).
         device: torch device; None takes the accelerator if there is one.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None is half precision on an accelerator, else float32.
+        dtype: ``float32``, ``bfloat16`` or ``float16``, of adapters too but those of quantised linears; None is half
+            precision on an accelerator, else float32.
         attn_implementation: see ``models.build.resolve_attention``.
         version: template of a base, None is ``v1``; a run folder names its own, and another is refused.
         image_aspect_ratio: of a base only; None is what the base's config says, else ``pad``.
@@ -88,33 +97,30 @@ def load_model(
             LLaVA's LoRA or projector: what it belongs to.
         vision_tower: likewise of the tower, where the base was put together or is an original LLaVA.
         bits: of the language model: 16, 8 or 4; None is what the run was trained with, 16 for a base.
+        untuned: of a run folder take the base alone, as it was before; it is asked in the run's template.
+        bases: those in memory, whose weights are used again, and whose models nobody may train; None shares nothing.
+        wide_adapter: leave adapters in float32, as they are saved, whatever the dtype: to work on their weights.
 
     Raises:
         UserError: nothing usable there, a base that is not the one the adapter was trained on, or another template.
     """
     path = Path(path)
-    device = device or _default_device()
+    device = device or default_device()
     torch_dtype = parse_dtype(dtype, device)
-    place = _Place(torch_dtype, attn_implementation, device, bits)
+    place = Place(torch_dtype, attn_implementation, device, bits, bases)
     if version is not None:
         get_template(version)  # refuses an unknown one before anything is loaded
     if (path / RUN_FILE).is_file():
-        loaded = _load_run(path, place, model_base, vision_tower, version)
+        load_it = _load_untuned if untuned else partial(_load_run, wide_adapter=wide_adapter)
+        loaded = load_it(path, place, model_base, vision_tower, version)
     elif (path / "adapter_config.json").is_file() and find_original(str(path)) is None:
         raise UserError(f"{path}: holds an adapter but no {RUN_FILE}; use the whole run folder")
     else:
         spec = BaseSpec(str(path), vision_tower, model_base=model_base)
         loaded = _load_plain_base(spec, place, version or BASE_VERSION, image_aspect_ratio)
-    try:
-        model = loaded.model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device!r} cannot be used ({str(error).splitlines()[0]})") from error
-    return Loaded(
-        model=model,
-        tokenizer=loaded.tokenizer,
-        template=loaded.template,
-        vision=loaded.vision,
-        name=loaded.name,
+    return replace(
+        loaded,
+        model=move(loaded.model, device).eval(),
         manifest={
             **loaded.manifest,
             "dtype": str(torch_dtype).removeprefix("torch."),
@@ -124,35 +130,24 @@ def load_model(
     )
 
 
-@dataclass(frozen=True)
-class _Place:
-    """In what form a base is loaded; ``bits`` None is the run's own."""
-
-    dtype: torch.dtype
-    attention: str
-    device: str
-    bits: int | None
-
-    def load(self, spec: BaseSpec) -> tuple[BaseSpec, Base]:
-        """The base, and what it is called with the bits it has."""
-        spec = spec if self.bits is None else replace(spec, bits=self.bits)
-        return spec, load_base(spec, self.dtype, self.attention, self.device)
-
-
 def _load_run(
-    path: Path, place: _Place, model_base: str | None, vision_tower: str | None, version: str | None
+    path: Path,
+    place: Place,
+    model_base: str | None,
+    vision_tower: str | None,
+    version: str | None,
+    *,
+    wide_adapter: bool,
 ) -> Loaded:
-    card = read_run_card(path)
-    if version is not None and get_template(version) != get_template(card.version):
-        raise UserError(f"{path}: was trained with --version {card.version}, not {version}; drop --version")
+    card = _card_of(path, version)
     if card.method == FULL_FINETUNING:
         spec, found = _whole_model(path, model_base or vision_tower)
         spec, base = place.load(spec)
         model, weights = base.model, found
     else:
-        spec, base = place.load(base_of_run(path, card, model_base, vision_tower))
+        spec, base = place.load(base_of_run(path, card, model_base, vision_tower), card.base_fingerprint)
         found = check_base(path, card, spec)  # after loading: a hub model is in the cache now
-        model, weights = _with_adapter(base, path), file_sha256(path / ADAPTER_FILE)
+        model, weights = _with_adapter(base, path, wide_adapter), file_sha256(path / ADAPTER_FILE)
     tokenizer = AutoTokenizer.from_pretrained(path)
     config: Any = base.model.config
     base = replace(base, tokenizer=tokenizer)
@@ -171,6 +166,31 @@ def _load_run(
     }
     vision = base.vision_format(card.image_aspect_ratio)
     return Loaded(model, tokenizer, base.template(card.version), vision, str(path), manifest)
+
+
+def _card_of(path: Path, version: str | None) -> RunCard:
+    card = read_run_card(path)
+    if version is not None and get_template(version) != get_template(card.version):
+        raise UserError(f"{path}: was trained with --version {card.version}, not {version}; drop --version")
+    return card
+
+
+def _load_untuned(
+    path: Path, place: Place, model_base: str | None, vision_tower: str | None, version: str | None
+) -> Loaded:
+    card = _card_of(path, version)
+    if card.method == FULL_FINETUNING:
+        raise UserError(f"{path}: holds a whole model, trained in full; name its base {card.base.model} instead")
+    spec = base_of_run(path, card, model_base, vision_tower)
+    projector = card.base.projector_weights
+    if projector is not None and Path(projector).is_file():
+        spec = replace(spec, projector_weights=projector)
+    loaded = _load_plain_base(spec, place, card.version, card.image_aspect_ratio)
+    check_base(path, card, spec)
+    if spec.vision_tower is None or spec.projector_weights is not None:
+        return loaded
+    _log.warning("%s: its projector was made in the run, so that the base alone sees no pictures", spec.model)
+    return replace(loaded, vision=None)
 
 
 def base_of_run(path: Path, card: RunCard, model_base: str | None, vision_tower: str | None) -> BaseSpec:
@@ -243,7 +263,7 @@ def _whole_model(path: Path, elsewhere: str | None) -> tuple[BaseSpec, str]:
     return spec, base_fingerprint(spec)
 
 
-def _with_adapter(base: Base, path: Path) -> Any:
+def _with_adapter(base: Base, path: Path, wide: bool) -> Any:
     """Put the adapter on its base; every weight the adapter has must be in its file, and the other way round."""
     from peft import PeftConfig, get_peft_model
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
@@ -258,11 +278,15 @@ def _with_adapter(base: Base, path: Path) -> Any:
     except LostWeights as error:
         raise UserError(f"{path / ADAPTER_FILE}: {error}") from error
     config.inference_mode = True
+    if getattr(config, "bias", "none") != "none":
+        own_biases(base.model)
     config.base_model_name_or_path = base.model.name_or_path  # where the base lies now; its content has been compared
     with warnings.catch_warnings():
         # peft takes AdaLoRA's record of pruned ranks, which it reads two lines below, for names of modules.
         warnings.filterwarnings("ignore", message="The following rank_pattern keys", category=RuntimeWarning)
-        model = get_peft_model(base.model, config)
+        # In the base's dtype, as the projector is, and as training under autocast computes with them. float32 is for
+        # an optimizer's small steps: here it would be a cast a token, and could not be packed without rounding.
+        model = get_peft_model(base.model, config, autocast_adapter_dtype=wide)
     differing = set(get_peft_model_state_dict(model)) ^ set(weights)
     loaded = set_peft_model_state_dict(model, weights)
     # peft reads a learned prompt by itself and still calls it unexpected; `differing` has looked at it.
@@ -272,7 +296,7 @@ def _with_adapter(base: Base, path: Path) -> Any:
     return model
 
 
-def _load_plain_base(spec: BaseSpec, place: _Place, version: str, asked: str | None) -> Loaded:
+def _load_plain_base(spec: BaseSpec, place: Place, version: str, asked: str | None) -> Loaded:
     check_aspect_ratio(asked or "pad")
     spec, base = place.load(spec)
     aspect_ratio = asked or getattr(base.model.config, "image_aspect_ratio", "pad")
@@ -289,22 +313,3 @@ def _load_plain_base(spec: BaseSpec, place: _Place, version: str, asked: str | N
     }
     vision = base.vision_format(aspect_ratio)
     return Loaded(base.model, base.tokenizer, base.template(version), vision, spec.model, manifest)
-
-
-def _default_device() -> str:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator.type if accelerator is not None else "cpu"
-
-
-def parse_dtype(name: str | None, device: str) -> torch.dtype:
-    """``--dtype``, or what suits the device.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name is None:
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    if name not in known:
-        raise UserError(f"--dtype {name!r} is not one of {', '.join(known)}")
-    return known[name]

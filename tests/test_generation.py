@@ -164,15 +164,16 @@ def test_streamed_pieces_join_to_the_answer(generator: Generator, queries: list[
 def scripted(monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> None:
     """Let every row say these tokens, whatever the model thinks."""
 
-    class Script:
-        def __init__(self, *_: object) -> None:
-            self.said = 0
+    left: list[int] = []
 
-        def __call__(self, logits: torch.Tensor, rows: list[int]) -> list[int]:
-            self.said += 1
-            return [tokens[self.said - 1]] * len(rows)
+    def begin(*_: object) -> None:
+        left[:] = tokens
 
-    monkeypatch.setattr("llava_teamlora.generation.generator.Chooser", Script)
+    def script(logits: torch.Tensor, *_: object) -> list[int]:
+        return [left.pop(0)] * len(logits)
+
+    monkeypatch.setattr("llava_teamlora.generation.answering.source", begin)
+    monkeypatch.setattr("llava_teamlora.generation.answering.choose", script)
 
 
 def test_a_stop_text_ends_an_answer(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

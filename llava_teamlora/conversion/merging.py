@@ -17,7 +17,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import ModulesToSaveWrapper
 from transformers import LlavaProcessor
 
-from llava_teamlora.checkpoint import Loaded, parse_dtype
+from llava_teamlora.checkpoint import Loaded
 from llava_teamlora.conversion.calibration import DataPlan, load_calibration
 from llava_teamlora.conversion.tokenizer_files import copy_sentencepiece, tokenizer_places
 from llava_teamlora.errors import UserError
@@ -25,6 +25,7 @@ from llava_teamlora.files import new_folder, refuse_used_folder
 from llava_teamlora.generation.loading import load_quietly, no_progress_bars
 from llava_teamlora.models.fingerprint import file_sha256
 from llava_teamlora.models.original import stored_dtype
+from llava_teamlora.models.place import parse_dtype
 from llava_teamlora.models.spec import BaseSpec
 from llava_teamlora.models.vision import tower_kind
 from llava_teamlora.run_card import FULL_FINETUNING, read_run_card
@@ -81,7 +82,7 @@ def merge_run(plan: MergePlan) -> dict[str, Any]:
     device = plan.device or ("cpu" if plan.data is None else None)
     computed = "float32" if plan.data is None else str(dtype).removeprefix("torch.")
     places = {"model_base": plan.model_base, "vision_tower": plan.vision_tower}
-    loaded = load_quietly(plan.run, device=device, dtype=computed, bits=16, **places)
+    loaded = load_quietly(plan.run, device=device, dtype=computed, bits=16, wide_adapter=True, **places)
     written = str(dtype).removeprefix("torch.")
     report: dict[str, Any] = {"merged": loaded.manifest, "dtype": written, "exact": None, "approximate": None}
     if plan.data is None:

@@ -78,6 +78,10 @@ class Chat(Template):
             )
         return replace(bound, end=end, ending=tail[: tail.index(end) + len(end)], tail=tail)
 
+    def with_system(self, system: str) -> Template:
+        """See :meth:`Template.with_system`; whether a chat template has a place for one shows once it renders."""
+        return replace(self, system=system)
+
     def segments(self, turns: Sequence[Turn]) -> list[Segment]:
         """See :meth:`Template.segments`.
 
@@ -122,8 +126,10 @@ class Chat(Template):
         if not turns:
             return ""
         messages = [{"role": _NAMES[turn.role], "content": turn.text} for turn in turns]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
         try:
-            return self.tokenizer.apply_chat_template(
+            text = self.tokenizer.apply_chat_template(
                 messages,
                 chat_template=_CLOCK + self.written,
                 tokenize=False,
@@ -132,6 +138,9 @@ class Chat(Template):
             )
         except (TemplateError, ImportError, ValueError, TypeError) as error:
             raise UserError(f"{self._who}: cannot render the conversation ({error})") from error
+        if self.system is not None and self.system.strip() not in text:
+            raise UserError(f"{self._who}: leaves the system prompt {self.system!r:.50} out of the text; leave it out")
+        return text
 
     @property
     def _who(self) -> str:

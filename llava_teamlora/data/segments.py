@@ -54,6 +54,7 @@ class Template:
         image: how one picture stands in a question.
         trim: whether white space around a turn's text is dropped.
         bare: whether the text holds all special tokens itself, so that the tokenizer puts no bos in front.
+        system: the system prompt; None if the template has no place for one.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Template:
     image: str = IMAGE_TOKEN
     trim: bool = False
     bare: bool = False
+    system: str | None = None
 
     def for_tokenizer(self, tokenizer: Any) -> Template:
         """This template as a model with that tokenizer has it: the same, but for those that follow the tokenizer.
@@ -78,6 +80,20 @@ class Template:
             UserError: the tokenizer lacks what the template is made of.
         """
         return self
+
+    def with_system(self, system: str) -> Template:
+        """This template with another system prompt in the place of its own.
+
+        Args:
+            system: the text.
+
+        Raises:
+            UserError: the template has no place for one.
+        """
+        if not self.system:
+            raise UserError(f"--version {self.name} has no place for a system prompt; leave it out")
+        opening = (replace(piece, text=piece.text.replace(self.system, system)) for piece in self.opening)
+        return replace(self, opening=tuple(opening), system=system)
 
     def segments(self, turns: Sequence[Turn]) -> list[Segment]:
         """Segments of a whole conversation, or of a prompt when the last turn is the human's.

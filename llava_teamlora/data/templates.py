@@ -32,6 +32,7 @@ def _vicuna(name: str, system: str, image: str = IMAGE_TOKEN) -> Template:
         gpt=(trained(" {}</s>"),),
         end="</s>",
         image=image,
+        system=system,
     )
 
 
@@ -45,6 +46,7 @@ def _alpaca(name: str, system: str, image: str = IMAGE_TOKEN) -> Template:
         closing=(trained("### "),),
         stop="###",
         image=image,
+        system=system,
     )
 
 
@@ -57,6 +59,7 @@ def _llama_2(name: str, system: str, bos: str) -> Template:
         gpt=(trained(" {} </s>"),),
         between=(given(f"{bos}[INST] "),),
         end="</s>",
+        system=system or None,
     )
 
 
@@ -68,6 +71,7 @@ def _chatml(name: str, system: str) -> Template:
         human=(given("<|im_start|>user\n{}<|im_end|><|im_start|>assistant\n"),),
         gpt=(trained("{}<|im_end|>"),),
         end="<|im_end|>",
+        system=system,
     )
 
 
@@ -91,6 +95,7 @@ def _llama_3(name: str, system: str) -> Template:
         gpt=(trained("{}<|eot_id|>"),),
         end="<|eot_id|>",
         trim=True,
+        system=system,
     )
 
 

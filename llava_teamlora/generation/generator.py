@@ -5,7 +5,6 @@ In: queries. Out: answers, in batches or as a stream; or how likely given answer
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,18 +12,18 @@ import torch
 
 from llava_teamlora.data.tokenize import end_token_id
 from llava_teamlora.errors import UserError
+from llava_teamlora.generation.answering import Answering, Ask, Token
 from llava_teamlora.generation.fixed import FixedState, FixedSteps, Steps
 from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Query
 from llava_teamlora.generation.reader import Reader, State
 from llava_teamlora.generation.rows import common_length, end_ids
-from llava_teamlora.generation.sampling import Chooser, Forbidden
+from llava_teamlora.generation.sampling import Forbidden
+from llava_teamlora.generation.spoken import Spoken, spoken_text
 
 if TYPE_CHECKING:
     from llava_teamlora.checkpoint import Loaded
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte-fallback token
-_STOP_WITHIN = 8  # newest tokens in which a stop text is looked for
-_UNFINISHED = "\ufffd"  # what a tokenizer shows for a character whose bytes are not all there yet
+_STOP_WITHIN = 8  # newest tokens, beside as many as a text has bytes, in which it is looked for
 
 
 class Generator(Reader):
@@ -33,17 +32,18 @@ class Generator(Reader):
     Args:
         loaded: as ``checkpoint.load_model`` gives it.
         steps: how the tokens after an answer's first are computed; None with a growing cache.
+        pack: see :class:`Reader`.
 
     Raises:
         UserError: see :class:`Reader`; or steps that this model cannot make.
     """
 
-    def __init__(self, loaded: Loaded, steps: Steps | None = None) -> None:
+    def __init__(self, loaded: Loaded, steps: Steps | None = None, *, pack: bool = True) -> None:
         fixed = steps is not None and steps.fixed
-        super().__init__(loaded, exact=not fixed)
+        super().__init__(loaded, exact=not fixed, pack=pack)
         self.fixed = FixedSteps(self.base, steps, self.positions, self.fill) if steps is not None and fixed else None
         self.end = end_ids(self.base, self.tokenizer, end_token_id(loaded.template, self.tokenizer))
-        self.stop = loaded.template.stop
+        self.stops = () if loaded.template.stop is None else (loaded.template.stop,)
         self.forbid = Forbidden(self.tokenizer, getattr(self.base.config, "image_token_id", None))
 
     def generate(self, queries: Sequence[Query], decoding: Decoding) -> list[Answer]:
@@ -54,14 +54,15 @@ class Generator(Reader):
         """
         if not queries:
             return []
-        prompts = [self.encode(query) for query in queries]
         if decoding.num_beams > 1:
-            return [self._answer(ids) for ids in self._beams(queries, prompts, decoding)]
-        rows: list[list[int]] = [[] for _ in queries]
-        for step in self._steps(queries, prompts, decoding):
-            for row, token in step:
-                rows[row].append(token)
-        return [self._answer(ids) for ids in rows]
+            return [self._answer(ids) for ids in self._beams(queries, decoding)]
+        answering = Answering(self)
+        numbers = answering.add([Ask(query, decoding) for query in queries])
+        written: dict[int, list[int]] = {number: [] for number in numbers}
+        while answering:
+            for token in answering.step():
+                written[token.row].append(token.id)
+        return [self._answer(written[number]) for number in numbers]
 
     def stream(self, query: Query, decoding: Decoding) -> Iterator[str]:
         """Answer one query piece by piece; the pieces joined are :meth:`generate`'s text.
@@ -74,19 +75,24 @@ class Generator(Reader):
         if decoding.num_beams > 1:
             yield self.generate([query], decoding)[0].text
             return
-        ids: list[int] = []
-        shown = ""
-        for step in self._steps([query], [self.encode(query)], decoding):
-            ids += [token for _, token in step]
-            if _BYTE.fullmatch(str(self.tokenizer.convert_ids_to_tokens(ids[-1]))):
-                continue  # a run of bytes is decoded as a whole
-            # Trailing space waits: at the end it is stripped, as a whole answer's is; so does what may begin the stop.
-            text = self._text(ids).rstrip(_UNFINISHED).rstrip(self.stop).strip()
-            if text.startswith(shown) and len(text) > len(shown):
-                yield text[len(shown) :]
-                shown = text
-        if rest := self._text(ids).strip()[len(shown) :]:
-            yield rest
+        yield from (piece for piece, _ in self.follow(Ask(query, decoding)) if piece)
+
+    def follow(self, ask: Ask) -> Iterator[tuple[str, Token]]:
+        """Answer one row token by token; closing the iterator stops the model.
+
+        Yields:
+            What may be shown now, often nothing, and the token that came.
+
+        Raises:
+            UserError: see :meth:`encode`.
+        """
+        answering = Answering(self)
+        answering.add([ask])
+        spoken = Spoken(self.tokenizer, (*self.stops, *ask.stops))
+        while answering:
+            for token in answering.step():
+                piece = spoken.push(token.id)
+                yield piece if token.end is None else piece + spoken.rest(), token
 
     @torch.inference_mode()
     def log_likelihoods(self, queries: Sequence[Query], answers: Sequence[Sequence[str]]) -> list[list[LogLikelihood]]:
@@ -118,45 +124,26 @@ class Generator(Reader):
                 found[row].append(likelihood)
         return found
 
-    def _text(self, ids: list[int]) -> str:
-        """What the ids say, up to the template's stop text."""
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        return text if self.stop is None else text.partition(self.stop)[0]
+    def ended(self, ids: list[int], stops: Sequence[str] = ()) -> bool:
+        """Whether an answer is complete: at an end token, or once a text that ends it stands in it.
 
-    def _ended(self, ids: list[int]) -> bool:
-        """Whether an answer is complete: at an end token, or once the template's stop text stands in it."""
+        Args:
+            ids: its tokens so far.
+            stops: such texts, beside the template's own.
+        """
         if ids and ids[-1] in self.end:
             return True
-        return self.stop is not None and self.stop in self.tokenizer.decode(ids[-_STOP_WITHIN:])
+        stops = (*self.stops, *stops)
+        if not stops:
+            return False
+        newest = ids[-_STOP_WITHIN - max(len(stop.encode()) for stop in stops) :]
+        return any(stop in self.tokenizer.decode(newest, skip_special_tokens=True) for stop in stops)
 
     def _answer(self, ids: list[int]) -> Answer:
-        stopped = self._ended(ids)
+        stopped = self.ended(ids)
         ids = ids[:-1] if stopped and ids[-1] in self.end else ids
-        return Answer(self._text(ids).strip(), tuple(ids), "stop" if stopped else "length")
-
-    @torch.inference_mode()
-    def _steps(
-        self, queries: Sequence[Query], prompts: list[list[int]], decoding: Decoding
-    ) -> Iterator[list[tuple[int, int]]]:
-        """One list of (row, token) a step, for the rows not yet done; what ends an answer is a row's last."""
-        budgets = [min(decoding.max_new_tokens, self.positions - len(prompt)) for prompt in prompts]
-        choose = Chooser(decoding, prompts)
-        state = self._prefill(queries, prompts)
-        written: list[list[int]] = [[] for _ in prompts]
-        for number in range(1, max(budgets) + 1):
-            tokens = choose(self.forbid(None, state.logits), state.rows)
-            step = list(zip(state.rows, tokens, strict=True))
-            yield step
-            for row, token in step:
-                written[row].append(token)
-            alive = [i for i, (row, _) in enumerate(step) if not self._ended(written[row]) and number < budgets[row]]
-            if not alive:
-                return
-            if self.fixed is not None and not isinstance(state, FixedState):
-                state = self.fixed.start(state, max(budgets))
-            if len(alive) < len(step):
-                state.keep(alive)
-            self._advance(state, [tokens[i] for i in alive])
+        text = spoken_text(self.tokenizer, ids, self.stops).strip()
+        return Answer(text, tuple(ids), "stop" if stopped else "length")
 
     def _advance(self, state: State, tokens: list[int]) -> None:
         if self.fixed is not None and isinstance(state, FixedState):
@@ -165,17 +152,17 @@ class Generator(Reader):
             super()._advance(state, tokens)
 
     @torch.inference_mode()
-    def _beams(self, queries: Sequence[Query], prompts: list[list[int]], decoding: Decoding) -> list[list[int]]:
+    def _beams(self, queries: Sequence[Query], decoding: Decoding) -> list[list[int]]:
         from transformers import GenerationConfig, LogitsProcessorList
 
         if self.fixed is not None:
             raise UserError(f"--num_beams {decoding.num_beams} has a growing cache; drop --static_cache and --compile")
-        if self.stop is not None:
+        if self.stops:
             raise UserError(
                 f"--num_beams {decoding.num_beams} is for templates that end answers in a token; --version "
-                f"{self.loaded.template.name} ends them in the text {self.stop!r}"
+                f"{self.loaded.template.name} ends them in the text {self.stops[0]!r}"
             )
-        embeds, mask = self._embed(queries, prompts)
+        embeds, mask = self._embed(queries, [self.encode(query) for query in queries])
         config = GenerationConfig(
             max_new_tokens=min(decoding.max_new_tokens, self.positions - mask.shape[1]),
             num_beams=decoding.num_beams,

@@ -23,6 +23,7 @@ class Query:
         turns: human, gpt, human, …, ending in a human turn.
         images: RGB pictures, or their pixels as ``Generator.pixels`` makes them, in the order of their ``IMAGE_TOKEN``
             in the human's turns. Queries that hold the very same object share its computation.
+        system: the system prompt; None is the template's own.
 
     Raises:
         UserError: not as many ``IMAGE_TOKEN`` as pictures, or one in the model's turns.
@@ -30,6 +31,7 @@ class Query:
 
     turns: tuple[Turn, ...]
     images: tuple[Image.Image | torch.Tensor, ...] = ()
+    system: str | None = None
 
     def __post_init__(self) -> None:
         if not self.turns or self.turns[-1].role != "human":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.cache_utils import DynamicLayer
 
 from llava_teamlora.data.collator import pad
 from llava_teamlora.data.images import prepare_image
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import Cache
 
     from llava_teamlora.checkpoint import Loaded
+    from llava_teamlora.data.segments import Template
 
 _PICTURES_AT_ONCE = 64
 
@@ -47,6 +49,33 @@ class State:
         self.cache.batch_select_indices(index)
         self.mask, self.logits = self.mask[index], self.logits[index]
 
+    @property
+    def joinable(self) -> bool:
+        """Whether other rows can be taken in: each layer keeps the keys and values of all tokens."""
+        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
+
+    def join(self, other: State) -> None:
+        """Take in another state's rows after its own; what no row needs any more goes, the shorter is padded left."""
+        states = (self, other)
+        used = [state.mask.any(0).nonzero()[:, 0] for state in states]
+        length = max(map(len, used))
+
+        def fit(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+            parts = []
+            for tensor, columns in zip(tensors, used, strict=True):
+                shape = list(tensor.shape)
+                shape[dim] = length - len(columns)
+                parts.append(torch.cat([tensor.new_zeros(shape), tensor.index_select(dim, columns)], dim=dim))
+            return torch.cat(parts)
+
+        for own, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            assert isinstance(own, DynamicLayer) and isinstance(new, DynamicLayer)  # see joinable
+            for name in ("keys", "values"):
+                setattr(own, name, fit([getattr(layer, name) for layer in (own, new)], 2))  # [B, heads, T, D]
+        self.mask = fit((self.mask, other.mask), 1)
+        self.logits = torch.cat([self.logits, other.logits])
+        self.rows = list(range(len(self.mask)))
+
 
 class PromptTooLong(UserError):
     """A prompt has more tokens than the model has positions.
@@ -66,16 +95,19 @@ class Reader:
     Args:
         loaded: as ``checkpoint.load_model`` gives it; the model is put into evaluation mode, its adapter packed.
         exact: leave what packing would round, so that answers stay those of the model as it is.
+        pack: leave it unpacked if not: a packed adapter takes the base's weights in, which others may share.
 
     Raises:
         UserError: the model's adapter is of a kind that cannot answer here.
     """
 
-    def __init__(self, loaded: Loaded, *, exact: bool = True) -> None:
+    def __init__(self, loaded: Loaded, *, exact: bool = True, pack: bool = True) -> None:
         self.loaded = loaded
         self.vision = loaded.vision
         self.tokenizer = loaded.tokenizer
-        pack_adapters(loaded.model, exact=exact)
+        if pack:
+            pack_adapters(loaded.model, exact=exact)
+        loaded.model.eval()  # peft's wrapper too, which packing does not reach
         self.base = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
         self.prompt_length = prompt_length(loaded.model)
         self.positions: int = getattr(self.base.config.get_text_config(), "max_position_embeddings", 1 << 30)
@@ -91,12 +123,12 @@ class Reader:
 
         Raises:
             PromptTooLong: for the model's positions.
-            UserError: pictures for a text-only model.
+            UserError: pictures for a text-only model, or a system prompt for a template without a place for one.
         """
         if query.images and self.vision is None:
             raise UserError(f"{self.loaded.name}: is a text-only model and takes no pictures")
         turns = query.turns if answer is None else (*query.turns, Turn("gpt", answer))
-        encoded = encode_turns(self.loaded.template, turns, self.tokenizer)
+        encoded = encode_turns(self._template(query), turns, self.tokenizer)
         if self.vision is not None:
             encoded = expand_images(encoded, self.vision.image_token_id, self.vision.tokens_per_image)
         ids = [self.fill] * self.prompt_length + encoded.input_ids
@@ -111,7 +143,11 @@ class Reader:
 
     def rendered(self, query: Query) -> str:
         """The text that is tokenized: system prompt, turns, and a mark where each picture stands."""
-        return "".join(segment.text for segment in self.loaded.template.segments(query.turns))
+        return "".join(segment.text for segment in self._template(query).segments(query.turns))
+
+    def _template(self, query: Query) -> Template:
+        own = self.loaded.template
+        return own if query.system is None else own.with_system(query.system)
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """One picture as the vision tower wants it, ``[3, H, W]``: a query takes it in the picture's place.
@@ -221,7 +257,7 @@ class Reader:
 
 
 def pack_adapters(model: Any, *, exact: bool) -> None:
-    """Prepare a model for inference, if its method knows how.
+    """Pack a model for inference, if its method knows how.
 
     Args:
         model: with an adapter or none.

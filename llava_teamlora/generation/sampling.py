@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,34 +32,51 @@ class Forbidden:
         return logits
 
 
-class Chooser:
-    """Logits -> next tokens, greedily or by one reproducible draw a row."""
+def source(decoding: Decoding, prompt: list[int]) -> torch.Generator | None:
+    """Where a row's draws come from; None for greedy decoding.
 
-    def __init__(self, decoding: Decoding, prompts: list[list[int]]) -> None:
-        self.decoding = decoding
-        self.sources: list[torch.Generator] = []
-        if decoding.temperature > 0:
-            # On the CPU and from the prompt: the same draws on any device and in any batch. Both go through the
-            # checksum because torch's CPU source takes only 32 bits of a seed.
-            seeds = [zlib.crc32(f"{decoding.seed} {prompt}".encode()) for prompt in prompts]
-            self.sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, logits: torch.Tensor, rows: list[int]) -> list[int]:
-        """Tokens ``[B]`` for logits ``[B, V]``."""
-        if not self.sources:
-            return logits.argmax(-1).tolist()
-        draws = torch.cat([torch.rand(1, generator=self.sources[row]) for row in rows])
-        return sample(logits, draws.to(logits.device), self.decoding.temperature, self.decoding.top_p).tolist()
+    It is on the CPU and made from the prompt: the same draws on any device and in any batch.
+    """
+    if decoding.temperature == 0:
+        return None
+    # Both go through the checksum because torch's CPU source takes only 32 bits of a seed.
+    return torch.Generator().manual_seed(zlib.crc32(f"{decoding.seed} {prompt}".encode()))
 
 
-def sample(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+def choose(logits: torch.Tensor, decodings: Sequence[Decoding], sources: Sequence[torch.Generator | None]) -> list[int]:
+    """The next token of each row, greedily or by one reproducible draw from its source.
+
+    Args:
+        logits: ``[B, V]``.
+        decodings: of each row.
+        sources: of each row, as :func:`source` makes them.
+
+    Returns:
+        Token ids ``[B]``.
+    """
+    tokens = logits.argmax(-1)
+    drawn = [(row, each) for row, each in enumerate(sources) if each is not None]
+    if drawn:
+        rows = [row for row, _ in drawn]
+        draws = torch.cat([torch.rand(1, generator=each) for _, each in drawn]).to(logits.device)
+        heat, nucleus = (
+            torch.tensor([[getattr(decodings[row], name)] for row in rows], device=logits.device)
+            for name in ("temperature", "top_p")
+        )
+        tokens[rows] = sample(logits[rows], draws, heat, nucleus)
+    return tokens.tolist()
+
+
+def sample(
+    logits: torch.Tensor, draws: torch.Tensor, temperature: float | torch.Tensor, top_p: float | torch.Tensor
+) -> torch.Tensor:
     """Nucleus sampling by inverting the cumulative distribution.
 
     Args:
         logits: ``[B, V]``.
         draws: uniform in [0, 1), ``[B]``.
-        temperature: above 0.
-        top_p: in (0, 1]; the likeliest token is always kept.
+        temperature: above 0; of all rows, or ``[B, 1]``.
+        top_p: in (0, 1], likewise; the likeliest token is always kept.
 
     Returns:
         Token ids ``[B]``.

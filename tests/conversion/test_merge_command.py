@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
+from llava_teamlora.conversion import merging
 from llava_teamlora.models.build import BaseSpec
 from llava_teamlora.models.fingerprint import base_fingerprint
 from llava_teamlora.run_card import read_run_card, write_run_card
@@ -109,6 +111,24 @@ def test_the_mean_is_folded_in_and_its_cost_told(
     assert len(report["mean_participation"]) == 12
     exact, merged, base = answers(run), answers(out), answers(tiny)
     assert 0 < (merged - exact).abs().mean() < (base - exact).abs().mean()
+
+
+def test_the_mean_is_folded_in_from_the_adapters_own_dtype(
+    make_run: MakeRun, tmp_path: Path, colors: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums are rounded to the base's dtype once; the adapter's weights are not before."""
+    found: set[torch.dtype] = set()
+    merge = merging.approximate_merge
+
+    def watched(model: Any, *rest: Any) -> Any:
+        found.update(weight.dtype for name, weight in model.named_parameters() if "teamlora" in name)
+        return merge(model, *rest)
+
+    monkeypatch.setattr(merging, "approximate_merge", watched)
+    flags = ["--approximate", "mean", "--data_path", str(colors[0]), "--image_folder", str(colors[1]), "--limit", "4"]
+    line = ["merge", str(make_run("teamlora", r=2)), "--output", str(tmp_path / "out"), "--dtype", "bfloat16"]
+    assert main([*line, *flags, "--batch_size", "4", "--device", "cpu"]) == 0
+    assert found == {torch.float32}
 
 
 def test_flags_that_do_not_go_together(

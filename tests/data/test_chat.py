@@ -120,6 +120,24 @@ def test_chat_trains_on_answers_and_their_ends(family: str, chat: str | None, an
     assert found.input_ids[: len(prompt)] == prompt
 
 
+def test_chat_takes_another_system_prompt() -> None:
+    turns = [Turn("human", "q")]
+    template = get_template("chat").for_tokenizer(byte_tokenizer("qwen2", CHAT_ML))
+    own = "".join(segment.text for segment in template.segments(turns))
+    other = "".join(segment.text for segment in template.with_system("Be kind.").segments(turns))
+    assert "system\nYou know colours." in own and other == own.replace("You know colours.", "Be kind.")
+    deaf = "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    template = get_template("chat").for_tokenizer(byte_tokenizer("qwen2", deaf)).with_system("Be kind.")
+    with pytest.raises(UserError, match="leaves the system prompt 'Be kind.' out of the text"):
+        template.segments(turns)
+    strict = deaf.replace(
+        "if m.role != 'system' %}", "%}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    template = get_template("chat").for_tokenizer(byte_tokenizer("qwen2", strict)).with_system("Be kind.")
+    with pytest.raises(UserError, match="cannot render the conversation .no system"):
+        template.segments(turns)
+
+
 def test_chat_has_one_bos_and_one_date() -> None:
     tokenizer = byte_tokenizer("llama_3_instruct")
     template = get_template("chat").for_tokenizer(tokenizer)

@@ -110,3 +110,22 @@ def test_plain_refuses_other_records(turns: tuple[Turn, ...]) -> None:
 def test_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'vicuna_v1'"):
         get_template("vicuna_v")
+
+
+@pytest.mark.parametrize("version", [name for name, template in TEMPLATES.items() if template.system])
+def test_another_system_prompt_stands_in_the_place_of_the_own(version: str) -> None:
+    template = TEMPLATES[version]
+    own = rendered(version)[0]
+    assert template.system and own.count(template.system) == 1
+    other = template.with_system("You {} see.")
+    assert other.system == "You {} see."
+    assert "".join(segment.text for segment in other.segments(TURNS)) == own.replace(template.system, "You {} see.")
+    assert [(s.trained, s.apart) for s in other.segments(TURNS)] == [
+        (s.trained, s.apart) for s in template.segments(TURNS)
+    ]
+
+
+@pytest.mark.parametrize("version", ["plain", "mistral_instruct", "cme"])
+def test_a_template_without_a_system_prompt_takes_none(version: str) -> None:
+    with pytest.raises(UserError, match=f"--version {version} has no place for a system prompt"):
+        TEMPLATES[version].with_system("Be kind.")

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from llava_teamlora.checkpoint import load_model
 from llava_teamlora.cli import main
 from llava_teamlora.errors import UserError
+from llava_teamlora.generation import Generator
 from llava_teamlora.run_card import read_run_card
 from llava_teamlora.training.run import train
+from llava_teamlora.tuners.routed.inference import is_prepared
 
 Train = Callable[..., Path]
 
@@ -206,6 +208,22 @@ def test_half_precision_with_and_without_pictures(trained: Train) -> None:
     """bf16: the base is bfloat16, what trains float32; the batches without pictures take the projector along."""
     run = trained("--bf16", "True")
     assert all(weight.dtype == torch.float32 for weight in adapter(run).values())
+    file = run / "adapter_model.safetensors"
+    written = file.read_bytes()
+    # Read for answers, all of it is in the base's dtype, so that packing rounds nothing.
+    half, wide = (load_model(run, device="cpu", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in wide.model.parameters()} == {torch.float32}
+    kept = load_model(run, device="cpu", dtype="bfloat16", wide_adapter=True).model
+    saved = {name: weight for name, weight in adapter(run).items() if "teamlora" in name}
+    found = get_peft_model_state_dict(kept)
+    assert saved and all(torch.equal(found[name], weight) for name, weight in saved.items())
+    ids = torch.tensor([[1, 5, 9, 7]])
+    with torch.no_grad():
+        of_half, of_wide = (loaded.model(input_ids=ids).logits.float() for loaded in (half, wide))
+        assert (of_half - of_wide).norm() < 0.03 * of_wide.norm()
+    assert is_prepared(Generator(half).base) and not any(module.training for module in half.model.modules())
+    assert file.read_bytes() == written
 
 
 def test_a_diverged_run_is_no_finished_run(argv: list[str], tmp_path: Path) -> None:
