@@ -96,7 +96,7 @@ choose_machine() {
     export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
   fi
   if [[ -z $GPUS && -z $EMBEDDED$ENDPOINT$SHOW ]]; then
-    GPUS=$(python -c 'import torch; print(torch.cuda.device_count())')
+    GPUS=$(visible_gpus)
     ((GPUS > 0)) || GPUS=1
   fi
   GPUS=${GPUS:-1}

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     from llava_teamlora.conversion import commands as conversion
     from llava_teamlora.doctor import commands as doctor
     from llava_teamlora.evaluation import commands as evaluation
-    from llava_teamlora.serving import terminal
+    from llava_teamlora.serving import chat_command, cli_command, serve_command
     from llava_teamlora.sweep import commands as sweep
     from llava_teamlora.training import data_command
 
@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     data_command.add_parser(subparsers)
     evaluation.add_parser(subparsers)
     cme.add_parser(subparsers)
-    terminal.add_parser(subparsers)
+    chat_command.add_parser(subparsers)
+    cli_command.add_parser(subparsers)
+    serve_command.add_parser(subparsers)
     analysis.add_parser(subparsers)
     conversion.add_parser(subparsers)
     sweep.add_parser(subparsers)

@@ -45,17 +45,33 @@ ensure_environment() {
   export VIRTUAL_ENV=$ROOT/.venv PATH=$ROOT/.venv/bin:$PATH
 }
 
+# How many GPUs torch sees. Where there is no device at all it is not asked, for that takes seconds.
+visible_gpus() {
+  if compgen -G "/dev/nvidia*" >/dev/null || [[ -e /dev/kfd || -e /dev/dxg ]]; then
+    python -c 'import torch; print(torch.cuda.device_count())'
+  else
+    echo 0
+  fi
+}
+
 # Whether the active environment has this package and what an extra of it brings.
 _complete() {
-  local modules=llava_teamlora commands=(llava-teamlora) command
+  local modules=(llava_teamlora) commands=(llava-teamlora) command
   case ${1:-} in
-    dev) modules+=", pytest, xdist, deepspeed, openai, openpyxl, playwright, rouge_score, pyarrow" commands+=(ruff pyright) ;;
-    train) modules+=", deepspeed" commands+=(deepspeed) ;;
-    eval) modules+=", openai, openpyxl" ;;
-    cme) modules+=", rouge_score, pyarrow" ;;
+    dev)
+      modules+=(pytest xdist deepspeed openai openpyxl playwright rouge_score pyarrow gradio fastapi prometheus_client)
+      commands+=(ruff pyright)
+      ;;
+    train) modules+=(deepspeed) commands+=(deepspeed) ;;
+    eval) modules+=(openai openpyxl) ;;
+    cme) modules+=(rouge_score pyarrow) ;;
+    chat) modules+=(gradio) ;;
+    serve) modules+=(fastapi uvicorn prometheus_client) ;;
   esac
   for command in "${commands[@]}"; do command -v "$command" >/dev/null || return 1; done
-  python -c "import $modules" >/dev/null 2>&1
+  # Looked for, not imported: that would take seconds.
+  python -c 'import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))' \
+    "${modules[@]}"
 }
 
 _ensure_python() {

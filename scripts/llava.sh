@@ -93,7 +93,7 @@ choose_machine() {
     [[ $LAUNCHER != deepspeed && -z $HOSTFILE && -z ${ZERO#0} && -z $ZERO_SAID ]] || deepspeed=train
     ensure_environment "${extra:-$deepspeed}"
     [[ -z $extra || -z $deepspeed ]] || ensure_environment "$deepspeed"
-    CUDA=$(python -c 'import torch; print(torch.cuda.device_count())')
+    CUDA=$(visible_gpus)
   fi
   SECONDS=0 # what follows is counted; the installation is not
   export HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false

@@ -69,7 +69,9 @@ def test_embedded_chain_from_data_to_table(tmp_path: Path) -> None:
     assert {**again, "total_seconds": 0, "peak_mem_mib": 0} == {**summary, "total_seconds": 0, "peak_mem_mib": 0}
 
 
-@pytest.mark.parametrize(("launcher", "gpus"), [("python", "1"), ("torchrun", "2")])
+@pytest.mark.parametrize(
+    ("launcher", "gpus"), [pytest.param("python", "1", marks=pytest.mark.heavy), ("torchrun", "2")]
+)
 def test_ones_own_model_and_data(
     launcher: str, gpus: str, tiny: str, colors: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -1,162 +1,114 @@
-"""``llava-teamlora cli``: a conversation in the terminal, with a picture by its path.
+"""``llava-teamlora cli``: a conversation in the terminal, with pictures by their paths.
 
 In: lines typed or piped. Out: the answers, as they come. A mistake costs one line and the conversation goes on.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
-import sys
+import shlex
 from collections.abc import Callable
 from collections.abc import Generator as Stream
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from llava_teamlora.errors import UserError, nearest
+from llava_teamlora.serving.lines import paths
+from llava_teamlora.serving.talk import KINDS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from llava_teamlora.serving.talk import Talk, Watched
 
-    from llava_teamlora.data.records import Turn
-    from llava_teamlora.generation import Decoding, Generator
+HELP = """\
+/image PATH ...     show a picture; the next question is about it (of several: about all of them)
+/images             the pictures so far
+/undo               take back the last question with its answer, or the last picture
+/again              answer the last question once more (also /regenerate)
+/edit TEXT          ask the last question in other words
+/clear              forget the conversation and its pictures
+/save FILE          write the conversation, pictures inside, as JSON
+/load FILE          go on with one that was saved
+/model [NAME]       who answers: the run, its base, and those of --compare
+/set [NAME VALUE]   temperature, top_p, max_new_tokens, num_beams or seed
+/system             the system prompt
+/experts            how much each expert took part in the last answer
+/gains 1 0 2 1      weight the experts by hand: 0 switches one off, 2 doubles it; /gains off leaves them alone
+/help               this
+/exit               leave (or Ctrl-D; Ctrl-C stops an answer)
 
-_HELP = """\
-/image PATH   show a picture; the next question is about it (several times: about all of them)
-/clear        forget the conversation and the pictures
-/help         this
-/exit         leave (or Ctrl-D; Ctrl-C stops an answer)"""
-_DESCRIPTION = f"""\
-Talk to a model in the terminal. A line is a question, unless it begins with a slash:
-
-{_HELP}
-
-Lines may be piped in:  echo "what is this?" | llava-teamlora cli playground/tiny --image picture.png
-"""
+A line that ends in a backslash goes on in the next. TAB completes commands and paths."""
 
 _NOT_TEXT = "the line is not UTF-8 text; send it again as UTF-8"
+_CONTROL = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_ROWS = 40  # of the table of experts
+_WIDEST = 20  # letters of a token in it
 
 
-class Conversation:
-    """One conversation's state, apart from any input and output.
+class _Command(NamedTuple):
+    """What a line beginning in a slash does: says something, or streams an answer."""
 
-    Args:
-        generator: the model.
-        decoding: how it answers.
-    """
-
-    def __init__(self, generator: Generator, decoding: Decoding) -> None:
-        self.generator = generator
-        self.decoding = decoding
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all turns and pictures."""
-        self.turns: list[Turn] = []
-        self.images: list[Image] = []
-        self.waiting = 0  # pictures, the last ones, that the next question is about
-
-    def show(self, path: str | Path) -> str:
-        """Take a picture for the next question.
-
-        Several may be shown before one question. Once they were asked about, the next one starts a new conversation,
-        for most models know conversations about one picture.
-
-        Returns:
-            A line that says what was done.
-
-        Raises:
-            UserError: not a readable picture, or a text-only model.
-        """
-        from llava_teamlora.data.images import load_image
-
-        if self.generator.vision is None:
-            raise UserError(f"{self.generator.loaded.name}: is a text-only model and takes no pictures")
-        image = load_image(Path(path).expanduser())
-        anew = len(self.images) > self.waiting
-        if anew:
-            self.clear()
-        self.images.append(image)
-        self.waiting += 1
-        size = f"{path}: {image.width} x {image.height} px"
-        if self.waiting > 1:
-            return f"{size}; picture {self.waiting} for the next question"
-        return f"{size}; a new conversation begins with it" if anew else size
-
-    def ask(self, question: str) -> Stream[str, None, None]:
-        """Stream the answer. What came of it becomes part of the conversation, also when it is stopped midway.
-
-        Raises:
-            UserError: the prompt cannot be answered. After this and any other error the conversation is as before.
-        """
-        from llava_teamlora.generation import PromptTooLong, Query
-        from llava_teamlora.generation.query import question as as_turn
-
-        asked = (*self.turns, as_turn(question, self.waiting))
-        query = Query(asked, tuple(self.images))
-        pieces: list[str] = []
-        try:
-            for piece in self.generator.stream(query, self.decoding):
-                pieces.append(piece)
-                yield piece
-        except PromptTooLong as error:
-            raise UserError(f"{error}; shorten the question, or begin anew with /clear") from error
-        except Exception:
-            raise
-        except BaseException:  # stopped by the reader, not failed
-            if pieces:
-                self._remember(asked, pieces)
-            raise
-        self._remember(asked, pieces)
-
-    def _remember(self, asked: tuple[Turn, ...], pieces: list[str]) -> None:
-        from llava_teamlora.data.records import Turn
-
-        self.turns = [*asked, Turn("gpt", "".join(pieces))]
-        self.waiting = 0
+    act: Callable[[str], str | Stream[str, None, None]]
+    complete: Callable[[str], list[str]] = lambda begun: []
 
 
 class Terminal:
     """Reads lines, obeys commands, prints answers.
 
     Args:
-        conversation: what the lines go to.
+        talk: what the lines go to.
         read: gives the next line; raises EOFError at the end.
         out: answers.
         err: mistakes.
     """
 
-    def __init__(self, conversation: Conversation, read: Callable[[], str], out: TextIO, err: TextIO) -> None:
-        self.conversation = conversation
-        self.read = read
-        self.out = out
-        self.err = err
-        self.commands: dict[str, Callable[[str], str | None]] = {
-            "/image": self._image,
-            "/clear": self._clear,
-            "/help": lambda rest: _HELP,
-            "/exit": lambda rest: None,
-            "/quit": lambda rest: None,
+    def __init__(self, talk: Talk, read: Callable[[], str], out: TextIO, err: TextIO) -> None:
+        self.talk, self.read, self.out, self.err = talk, read, out, err
+        self._written: set[Path] = set()  # files that are this conversation's to write anew
+        self.commands = {
+            "/image": _Command(self._image, paths),
+            "/images": _Command(lambda rest: self._images()),
+            "/undo": _Command(lambda rest: talk.undo()),
+            "/again": _Command(lambda rest: talk.again()),
+            "/regenerate": _Command(lambda rest: talk.again()),
+            "/edit": _Command(talk.edit, lambda begun: [last for last in self._last_question() if not begun]),
+            "/clear": _Command(lambda rest: self._clear()),
+            "/save": _Command(self._save, paths),
+            "/load": _Command(self._load, paths),
+            "/model": _Command(self._model, lambda begun: [name for name in talk.generators if name.startswith(begun)]),
+            "/set": _Command(self._set, lambda begun: [name + " " for name in KINDS if name.startswith(begun)]),
+            "/system": _Command(lambda rest: self._system()),
+            "/experts": _Command(lambda rest: self._experts()),
+            "/gains": _Command(self._gains),
+            "/help": _Command(lambda rest: HELP),
         }
 
     def loop(self) -> int:
-        """Until ``/exit``, the end of input, or Ctrl-C at the prompt; returns the exit status.
+        """Until ``/exit``, the end of input, or Ctrl-C twice at the prompt; returns the exit status.
 
         Raises:
             BrokenPipeError: nobody reads the answers any more.
         """
+        interrupted = False
         while True:
             try:
                 line = self.read().strip()
-            except (EOFError, KeyboardInterrupt):
+                interrupted = False
+            except EOFError:
                 return 0
+            except KeyboardInterrupt:  # once may have been meant for an answer that was just over
+                if interrupted:
+                    return 0
+                interrupted = True
+                print("\nCtrl-C once more, Ctrl-D or /exit leaves", file=self.err, flush=True)
+                continue
             except UnicodeDecodeError:
                 print(f"error: {_NOT_TEXT}", file=self.err, flush=True)
                 continue
             try:
                 if line and not self.obey(line):
                     return 0
+            except KeyboardInterrupt:  # of a command; an answer is stopped where it is told
+                print("[stopped]", file=self.err, flush=True)
             except BrokenPipeError:
                 raise
             except UserError as error:
@@ -173,108 +125,164 @@ class Terminal:
         if any("\ud800" <= letter <= "\udfff" for letter in line):  # what Python makes of bytes that are no text
             raise UserError(_NOT_TEXT)
         if not line.startswith("/"):
-            self._answer(line)
+            self._tell(self.talk.ask(line))
             return True
         name, _, rest = line.partition(" ")
+        if name in ("/exit", "/quit"):
+            return False
         if name not in self.commands:
             raise UserError(f"{name}: no such command; /help names them{nearest(name, self.commands)}")
-        said = self.commands[name](rest.strip())
-        if said is not None:
-            print(said, file=self.out, flush=True)
-        return said is not None
+        self._tell(self.commands[name].act(rest.strip()))
+        return True
 
-    def _answer(self, question: str) -> None:
+    def complete(self, name: str, begun: str) -> list[str]:
+        """What may stand after a command that begins so."""
+        return self.commands[name].complete(begun) if name in self.commands else []
+
+    def _tell(self, said: str | Stream[str, None, None]) -> None:
         try:
-            with closing(self.conversation.ask(question)) as answer:
-                for piece in answer:
-                    print(piece, end="", file=self.out, flush=True)
+            if isinstance(said, str):
+                self._print(said)
+            else:
+                with closing(said) as answer:
+                    for piece in answer:
+                        self._print(piece)
         except KeyboardInterrupt:
             print(" [stopped]", end="", file=self.out)
         print(file=self.out, flush=True)
 
+    def _print(self, text: str) -> None:
+        """Without control characters: what a model or a file says must not steer the terminal."""
+        print(text.translate(_CONTROL), end="", file=self.out, flush=True)
+
     def _image(self, rest: str) -> str:
         if not rest:
             raise UserError("/image needs a path: /image picture.png")
-        return self.conversation.show(rest.strip("'\""))
+        said = self.talk.show(*_paths(rest))
+        if not self.talk.conversation.exchanges:
+            self._written.clear()  # a new conversation begins
+        return "\n".join(said)
 
-    def _clear(self, rest: str) -> str:
-        self.conversation.clear()
+    def _images(self) -> str:
+        conversation = self.talk.conversation
+        rows = [
+            f"{picture.name}: {picture.image.width} x {picture.image.height} px, {place}"
+            for pictures, place in (
+                *((exchange.pictures, f"question {i}") for i, exchange in enumerate(conversation.exchanges, start=1)),
+                (conversation.waiting, "for the next question"),
+            )
+            for picture in pictures
+        ]
+        return "\n".join(rows) or "no picture has been shown"
+
+    def _last_question(self) -> list[str]:
+        return [exchange.question for exchange in self.talk.conversation.exchanges[-1:]]
+
+    def _clear(self) -> str:
+        self.talk.clear()
+        self._written.clear()
         return "the conversation is forgotten"
 
+    def _save(self, rest: str) -> str:
+        from llava_teamlora.files import write_atomically
+        from llava_teamlora.serving.conversation_file import write_conversation
 
-def add_parser(subparsers: Any) -> None:
-    """Mount ``cli`` on the program's subparsers."""
-    parser = subparsers.add_parser(
-        "cli",
-        help="talk to a model in the terminal",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="a run folder, one of its checkpoints, or an untuned base")
-    add("--image", metavar="FILE", help="picture for the first question")
-    add("--temperature", type=float, default=0.0, help="0, the default, takes the likeliest word; 0.7 varies")
-    add("--top_p", type=float, default=1.0, help="with a temperature: nucleus to sample from (default: 1)")
-    add("--num_beams", type=int, default=1, metavar="N", help="beam search above 1 (default: 1)")
-    add("--max_new_tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
-    add("--seed", type=int, default=0, help="of sampling (default: 0)")
-    add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
-    add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
-    add("--version", metavar="NAME", help="conversation template of an untuned base, as v1 or chat, its own chat "
-        "template (default: v1; a run folder names its own)")  # fmt: skip
-    add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
-    add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
-    add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
-    add("--static_cache", action="store_true", help="keys and values in a cache of fixed size")
-    add("--compile", action="store_true", help="compiled steps (on CUDA a graph), in a cache of fixed size; the first "
-        "answer waits minutes")  # fmt: skip
-    parser.set_defaults(run=run)
+        path = _one_path(rest, "/save")
+        if path.exists() and path not in self._written:
+            raise UserError(f"{path}: is there already; choose another name, nothing is overwritten")
+        write_atomically(path, write_conversation(self.talk.conversation))
+        self._written.add(path)
+        return f"{path}: {_counted(len(self.talk.conversation.exchanges), 'question')} written"
+
+    def _load(self, rest: str) -> str:
+        from llava_teamlora.serving.conversation_file import FileLimits, read_conversation
+
+        path = _one_path(rest, "/load")
+        try:
+            with path.open("rb") as file:
+                content = file.read(FileLimits().max_bytes + 1)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        self.talk.load(read_conversation(content, str(path)))
+        self._written = {path}
+        lines = []
+        for exchange in self.talk.conversation.exchanges:
+            lines += [f"> {exchange.question}", "" if exchange.reply is None else exchange.reply.text]
+        return "\n".join(lines) or f"{path}: holds no question yet"
+
+    def _model(self, rest: str) -> str:
+        if rest:
+            self.talk.choose(rest)
+        return "\n".join(f"{'*' if name == self.talk.model else ' '} {name}" for name in self.talk.generators)
+
+    def _set(self, rest: str) -> str:
+        name, _, value = rest.replace("=", " ").partition(" ")
+        if name and not value.strip():
+            raise UserError(f"/set {name} needs a value: /set temperature 0.7")
+        if name:
+            self.talk.set(name, value.strip())
+        return "  ".join(f"{name} {value:g}" for name, value in _settings(self.talk).items())
+
+    def _system(self) -> str:
+        template = self.talk.generator.loaded.template
+        own = self.talk.conversation.system
+        said = template.system if own is None else own
+        return f"--version {template.name} has none of its own" if said is None else said
+
+    def _experts(self) -> str:
+        if self.talk.watched is None:
+            raise UserError(
+                "no experts were seen in a last answer; ask a run that has them, as a TeamLoRA has (/model shows who "
+                "answers), without beams or a cache of fixed size"
+            )
+        return _table(self.talk.watched)
+
+    def _gains(self, rest: str) -> str:
+        if rest == "off":
+            self.talk.steer(None)
+        elif rest:
+            try:
+                self.talk.steer(tuple(map(float, rest.replace(",", " ").split())))
+            except ValueError as error:
+                raise UserError(f"/gains takes one number for each expert, such as 1 0 2 1, not {rest!r}") from error
+        gains = self.talk.gains
+        return "the experts are left alone" if gains is None else "gains " + " ".join(f"{gain:g}" for gain in gains)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """The command ``cli``.
-
-    Raises:
-        UserError: no such model or first picture, or an impossible setting.
-    """
-    from llava_teamlora.generation import Decoding, Generator, Steps
-    from llava_teamlora.generation.loading import load_quietly
-
-    decoding = Decoding(
-        arguments.max_new_tokens,
-        arguments.temperature,
-        arguments.top_p,
-        arguments.num_beams,
-        arguments.seed,
-    )
-    loaded = load_quietly(
-        arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        version=arguments.version,
-        model_base=arguments.model_base,
-        vision_tower=arguments.vision_tower,
-        bits=arguments.bits,
-    )
-    conversation = Conversation(Generator(loaded, Steps(arguments.static_cache, arguments.compile)), decoding)
-    typed = sys.stdin.isatty()
-    if arguments.image:
-        said = conversation.show(arguments.image)
-        print(said, file=sys.stderr)
-    if typed:
-        print(f"{loaded.name} is listening; /help names the commands", file=sys.stderr)
-    return Terminal(conversation, _reader(typed), sys.stdout, sys.stderr).loop()
+def _settings(talk: Talk) -> dict[str, float]:
+    return {name: getattr(talk.decoding, name) for name in KINDS}
 
 
-def _reader(typed: bool) -> Callable[[], str]:
-    """``input`` with line editing and history where a person types; bare lines from a pipe."""
-    if not typed:
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            # A strict reader fails on the lines around a bad one too, for it decodes them as one block.
-            sys.stdin.reconfigure(errors="surrogateescape")
-        return lambda: input()
+def _paths(rest: str) -> list[str]:
+    """Paths as a shell would take them, or one path with blanks in it as it is."""
+    if Path(rest).expanduser().is_file():
+        return [rest]
     try:
-        import readline  # noqa: F401  (its import is what gives input() its editing keys)
-    except ImportError:
-        pass
-    return lambda: input("> ")
+        return shlex.split(rest)
+    except ValueError as error:
+        raise UserError(f"{rest}: {error}; put a path with blanks between quotes") from error
+
+
+def _one_path(rest: str, command: str) -> Path:
+    found = _paths(rest) if rest else []
+    if len(found) != 1:
+        raise UserError(f"{command} needs one path: {command} talk.json (with blanks in it, between quotes)")
+    return Path(found[0]).expanduser().absolute()
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _table(watched: Watched) -> str:
+    """Participation of each expert, mean over layers, a row a token."""
+    rows = list(zip(watched.tokens, watched.participation.tolist(), strict=True))
+    names = [repr(token)[1:-1][:_WIDEST] for token, _ in rows]
+    width = max(map(len, [*names[:_ROWS], "all tokens"]))
+    lines = ["token".ljust(width) + "".join(f"{f'expert {i}':>10}" for i in range(1, len(rows[0][1]) + 1))]
+    for name, values in zip(names[:_ROWS], (values for _, values in rows), strict=False):
+        lines.append(name.ljust(width) + "".join(f"{value:10.3f}" for value in values))
+    if len(rows) > _ROWS:
+        lines.append(f"... and {_counted(len(rows) - _ROWS, 'token')} more")
+    mean = watched.participation.mean(0).tolist()
+    return "\n".join([*lines, "all tokens".ljust(width) + "".join(f"{value:10.3f}" for value in mean)])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import browsers
 import pytest
 from PIL import Image
 
@@ -240,23 +239,10 @@ def test_the_command_says_what_is_missing(two: list[str], tmp_path: Path, capsys
     assert "nothing.json: cannot be read" in capsys.readouterr().err
 
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
-
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser, without which the page cannot be tried."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("there is no chromium (set CHROMIUM to its path)")
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=program, args=FLAGS)
+    with browsers.chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,0 +1,25 @@
+"""The flags that say how models are loaded: the same of ``chat``, ``cli`` and ``serve``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+_NAMES = ("model_base", "vision_tower", "version", "device", "dtype", "bits")
+
+
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add them, as a group of their own."""
+    add = parser.add_argument_group("how models are loaded").add_argument
+    add("--model_base", metavar="PATH", help="where a run's base lies now; what an original LLaVA's LoRA lies on")
+    add("--vision_tower", metavar="PATH", help="likewise the tower of a base put together, or an original LLaVA's")
+    add("--version", metavar="NAME", help="conversation template of an untuned base, as v1 or chat, its own chat "
+        "template (default: v1; a run folder names its own)")  # fmt: skip
+    add("--device", help="torch device (default: the accelerator if there is one, else cpu)")
+    add("--dtype", help="float32, bfloat16 or float16 (default: bfloat16 on an accelerator, else float32)")
+    add("--bits", type=int, choices=(16, 8, 4), help="of the language model (default: as trained; a base: 16)")
+
+
+def loading_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``checkpoint.load_model`` is told by them."""
+    return {name: getattr(arguments, name) for name in _NAMES}
