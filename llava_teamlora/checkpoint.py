@@ -28,6 +28,7 @@ from llava_teamlora.models.build import Base, BaseSpec
 from llava_teamlora.models.fingerprint import base_fingerprint, file_sha256
 from llava_teamlora.models.original import find_original
 from llava_teamlora.models.place import Place, default_device, parse_dtype
+from llava_teamlora.models.pretrained import check_there
 from llava_teamlora.models.sharing import BasesInMemory, move, own_biases
 from llava_teamlora.models.vision import load_image_processor
 from llava_teamlora.run_card import (
@@ -105,6 +106,7 @@ def load_model(
         UserError: nothing usable there, a base that is not the one the adapter was trained on, or another template.
     """
     path = Path(path)
+    check_there(str(path))
     device = device or default_device()
     torch_dtype = parse_dtype(dtype, device)
     place = Place(torch_dtype, attn_implementation, device, bits, bases)

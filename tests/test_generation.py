@@ -203,6 +203,14 @@ def test_a_templates_end_token_ends_an_answer(loaded: Loaded, monkeypatch: pytes
     assert (answer.text, answer.finish) == ("red", "stop")
 
 
+def test_an_end_that_is_a_word_is_not_streamed(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    red, end = loaded.tokenizer("red triangle", add_special_tokens=False).input_ids
+    monkeypatch.setattr("llava_teamlora.generation.generator.end_token_id", lambda *_: end)
+    generator = Generator(loaded)
+    scripted(monkeypatch, [red, end])
+    assert "".join(generator.stream(Query.ask("what?"), GREEDY)) == "red"
+
+
 def test_a_stream_can_be_stopped(generator: Generator, queries: list[Query], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "end", frozenset())
     with hook(generator.base.lm_head, lambda hidden: steps.append(1)):
@@ -235,6 +243,12 @@ def test_sampling_depends_on_seed_and_prompt_but_not_on_the_batch(generator: Gen
 def test_top_p_near_zero_is_greedy(generator: Generator, queries: list[Query]) -> None:
     narrow = Decoding(max_new_tokens=6, temperature=1.0, top_p=1e-6)
     assert generator.generate(queries, narrow) == generator.generate(queries, GREEDY)
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-40, 1e-300])
+def test_a_temperature_near_zero_is_greedy(generator: Generator, queries: list[Query], temperature: float) -> None:
+    cold = Decoding(max_new_tokens=6, temperature=temperature)
+    assert generator.generate(queries, cold) == generator.generate(queries, replace(cold, temperature=0.0))
 
 
 def test_sample_follows_the_distribution() -> None:
@@ -334,6 +348,8 @@ def test_misuse_is_refused(loaded: Loaded, generator: Generator) -> None:
         Query((Turn("human", "<image>\nwhat?"),))
     with pytest.raises(UserError, match="<image> stands in an answer"):
         Query((Turn("human", "q"), Turn("gpt", "<image>"), Turn("human", "q")))
+    with pytest.raises(UserError, match="<image> stands in the system prompt"):
+        Query((Turn("human", "q"),), system="see <image>")
 
 
 @pytest.mark.parametrize(

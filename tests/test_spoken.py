@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_teamlora.generation import Spoken
-from llava_teamlora.generation.spoken import spoken_text
+from llava_teamlora.generation.spoken import spoken_text, stands
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,24 @@ def test_an_end_in_the_middle_of_a_token(byte_fallback: PreTrainedTokenizerBase)
 def test_an_end_of_several_bytes(byte_level: PreTrainedTokenizerBase) -> None:
     assert pieces(byte_level, ids_of(byte_level, "a中国"), ["中国"]) == ["a", *[""] * 7]
     assert "".join(pieces(byte_level, ids_of(byte_level, "a中b"), ["中国"])) == "a中b"
+
+
+def test_a_token_that_says_nothing_parts_no_run_of_bytes(byte_fallback: PreTrainedTokenizerBase) -> None:
+    ids = ids_of(byte_fallback, "a é")
+    silent = byte_fallback.unk_token_id
+    assert isinstance(silent, int)
+    broken = [*ids[:-2], *ids_of(byte_fallback, '"'), silent, ids[-1]]  # a whole byte, and one that spoils the run
+    for tokens in ([*ids[:-1], silent, ids[-1]], broken):
+        assert "".join(pieces(byte_fallback, tokens)) == spoken_text(byte_fallback, tokens, ())
+
+
+def test_an_end_stands_in_a_run_of_bytes_however_long(byte_fallback: PreTrainedTokenizerBase) -> None:
+    """A window that begins within a character would say nothing: three bytes each, and the end is one."""
+    for count in range(1, 9):
+        ids = ids_of(byte_fallback, "a " + "鬱" * count + "\n")
+        assert stands(byte_fallback, ids, ["\n"]) and not stands(byte_fallback, ids[:-1], ["\n"])
+    assert not stands(byte_fallback, ids_of(byte_fallback, "a\n"), [])
+    assert not stands(byte_fallback, ids_of(byte_fallback, "a\n"), ["\ud800"])  # half a character, which none says
 
 
 @pytest.mark.parametrize("kind", ["byte_fallback", "byte_level"])

@@ -18,12 +18,10 @@ from llava_teamlora.generation.query import Answer, Decoding, LogLikelihood, Que
 from llava_teamlora.generation.reader import Reader, State
 from llava_teamlora.generation.rows import common_length, end_ids
 from llava_teamlora.generation.sampling import Forbidden
-from llava_teamlora.generation.spoken import Spoken, spoken_text
+from llava_teamlora.generation.spoken import Spoken, spoken_text, stands
 
 if TYPE_CHECKING:
     from llava_teamlora.checkpoint import Loaded
-
-_STOP_WITHIN = 8  # newest tokens, beside as many as a text has bytes, in which it is looked for
 
 
 class Generator(Reader):
@@ -91,7 +89,7 @@ class Generator(Reader):
         spoken = Spoken(self.tokenizer, (*self.stops, *ask.stops))
         while answering:
             for token in answering.step():
-                piece = spoken.push(token.id)
+                piece = "" if token.id in self.end else spoken.push(token.id)
                 yield piece if token.end is None else piece + spoken.rest(), token
 
     @torch.inference_mode()
@@ -133,11 +131,7 @@ class Generator(Reader):
         """
         if ids and ids[-1] in self.end:
             return True
-        stops = (*self.stops, *stops)
-        if not stops:
-            return False
-        newest = ids[-_STOP_WITHIN - max(len(stop.encode()) for stop in stops) :]
-        return any(stop in self.tokenizer.decode(newest, skip_special_tokens=True) for stop in stops)
+        return stands(self.tokenizer, ids, (*self.stops, *stops))
 
     def _answer(self, ids: list[int]) -> Answer:
         stopped = self.ended(ids)

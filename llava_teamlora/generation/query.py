@@ -26,7 +26,7 @@ class Query:
         system: the system prompt; None is the template's own.
 
     Raises:
-        UserError: not as many ``IMAGE_TOKEN`` as pictures, or one in the model's turns.
+        UserError: not as many ``IMAGE_TOKEN`` as pictures, or one in the model's turns or the system prompt.
     """
 
     turns: tuple[Turn, ...]
@@ -38,6 +38,8 @@ class Query:
             raise ValueError("a query ends in a human turn")
         if any(turn.role == "gpt" and IMAGE_TOKEN in turn.text for turn in self.turns):
             raise UserError(f"{IMAGE_TOKEN} stands in an answer; it belongs in a question")
+        if self.system is not None and IMAGE_TOKEN in self.system:
+            raise UserError(f"{IMAGE_TOKEN} stands in the system prompt; it belongs in a question")
         places = sum(turn.text.count(IMAGE_TOKEN) for turn in self.turns)
         if places != len(self.images):
             raise UserError(f"the questions hold {places} x {IMAGE_TOKEN} for {len(self.images)} picture(s)")

@@ -10,6 +10,8 @@ import torch
 
 from llava_teamlora.generation.query import Decoding
 
+_COLDEST = 1e-6  # logits divided by less may be above all numbers; this takes the likeliest token already
+
 
 class Forbidden:
     """Takes away, in place, the tokens that no answer may hold: an image's place, and ids without any text.
@@ -63,7 +65,7 @@ def choose(logits: torch.Tensor, decodings: Sequence[Decoding], sources: Sequenc
             torch.tensor([[getattr(decodings[row], name)] for row in rows], device=logits.device)
             for name in ("temperature", "top_p")
         )
-        tokens[rows] = sample(logits[rows], draws, heat, nucleus)
+        tokens[rows] = sample(logits[rows], draws, heat.clamp(min=_COLDEST), nucleus)
     return tokens.tolist()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a byte-fallback token
+_STOP_WITHIN = 8  # newest tokens, beside as many as a text has bytes, in which it is looked for
 _UNFINISHED = "\ufffd"  # what a tokenizer shows for a character whose bytes are not all there yet
 
 
@@ -35,8 +36,8 @@ class Spoken:
         answer, and trailing space, which is stripped if nothing follows.
         """
         self.ids.append(token)
-        if _BYTE.fullmatch(str(self.tokenizer.convert_ids_to_tokens(token))):
-            return ""  # a run of bytes is decoded as a whole
+        if _is_byte(self.tokenizer, token) or not _decoded(self.tokenizer, [token]):
+            return ""  # a run of bytes is decoded as a whole, and one that says nothing (a special one) parts no run
         text = spoken_text(self.tokenizer, self.ids, self.stops).rstrip(_UNFINISHED)
         return self._show(_without_begun(text, self.stops).strip())
 
@@ -54,8 +55,19 @@ class Spoken:
 
 def spoken_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Sequence[str]) -> str:
     """What the ids say, special tokens dropped, up to the first of the texts that end it."""
-    text = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    text = _decoded(tokenizer, ids)
     return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))]
+
+
+def stands(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Sequence[str]) -> bool:
+    """Whether one of the texts that end an answer stands in its newest tokens."""
+    if not stops:
+        return False
+    first = max(0, len(ids) - _STOP_WITHIN - max(len(stop.encode(errors="replace")) for stop in stops))
+    while first and _is_byte(tokenizer, ids[first]):
+        first -= 1  # a run of bytes that is cut within a character says nothing at all
+    text = _decoded(tokenizer, ids[first:])
+    return any(stop in text for stop in stops)
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
@@ -66,6 +78,15 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
 
     # Behind another one, for a tokenizer may drop the space that a text begins with.
     return said(token, token)[len(said(token)) :]
+
+
+def _is_byte(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """Whether a token is one byte of a character that is in no word."""
+    return _BYTE.fullmatch(str(tokenizer.convert_ids_to_tokens(token))) is not None
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _without_begun(text: str, stops: Sequence[str]) -> str:

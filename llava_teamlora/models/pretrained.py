@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from llava_teamlora.errors import UserError
+from llava_teamlora.errors import UserError, nearest
 from llava_teamlora.models.outline import is_outlining, outline
 
 
@@ -31,12 +31,33 @@ def load_config(name: str) -> Any:
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         hint = "; it is a run folder: name its base instead" if (path / "adapter_config.json").is_file() else ""
+        hint = hint or _unfinished(path)
         raise UserError(f"{name}: holds no config.json{hint}")
+    check_there(name)
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if path.exists() else "neither a folder here nor a hub model in reach"
         raise UserError(f"{name}: {reason}") from error
+
+
+def check_there(name: str) -> None:
+    """Refuse the path of a folder that is not there, before a hub is asked for it.
+
+    Raises:
+        UserError: it cannot be anything else. OWNER/NAME is taken for a path where there is a folder OWNER.
+    """
+    path = Path(name)
+    if path.exists() or path.parent == Path() or not (path.is_absolute() or path.parent.is_dir()):
+        return
+    near = nearest(path.name, (each.name for each in path.parent.iterdir())) if path.parent.is_dir() else ""
+    raise UserError(f"{name}: no such folder{near}")
+
+
+def _unfinished(path: Path) -> str:
+    """A hint for the folder of a run that was interrupted."""
+    steps = [int(each.name.rpartition("-")[2]) for each in path.glob("checkpoint-*") if each.name[11:].isdigit()]
+    return f"; its run did not finish: use {path / f'checkpoint-{max(steps)}'}, or run it to its end" if steps else ""
 
 
 def load(kind: Any, name: str, **kwargs: Any) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from llava_teamlora.generation import Answer, Answering, Ask, Spoken, Token
 from llava_teamlora.generation.spoken import spoken_text, token_text
 from llava_teamlora.serving.family import Member
-from llava_teamlora.serving.tickets import Done, Failed, Piece, Ticket, TokenSaid, Usage
+from llava_teamlora.serving.tickets import Busy, Done, Failed, Piece, Ticket, TokenSaid, Usage
 from llava_teamlora.tuners.routed import steer_experts
 
 _log = logging.getLogger("llava_teamlora.serving")
@@ -52,11 +52,14 @@ class Batch:
         return self._answering.joinable
 
     def admit(self, tickets: Sequence[Ticket]) -> None:
-        """Read prompts, and answer them from the next step on. One that cannot be read fails alone.
+        """Read the prompts of those who still want an answer, and answer them from the next step on.
+
+        One that cannot be read fails alone.
 
         Raises:
             Exception: the rows here cannot go on.
         """
+        tickets = [ticket for ticket in tickets if not ticket.ended]
         asks = [_ask(ticket) for ticket in tickets]
         if not asks:
             return
@@ -74,7 +77,10 @@ class Batch:
                 return
         if len(tickets) > 1:  # one of them is to blame, or together they need too much memory
             for ticket in tickets:
-                self.admit([ticket])
+                if self.joinable:
+                    self.admit([ticket])
+                else:
+                    tell_failure([ticket], Busy("this could not be read together with others; ask again"))
 
     def step(self) -> None:
         """One more token for each row.

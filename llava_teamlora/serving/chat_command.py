@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     limits = Limits(arguments.max_batch, arguments.max_waiting, timeout_s=arguments.timeout_s)
     with tempfile.TemporaryDirectory(prefix="llava-teamlora-chat-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # what people upload is gone when the page is
+        print(f"loading {arguments.model} …", file=sys.stderr, flush=True)
         family = load_family([arguments.model, *arguments.compare], **loading_options(arguments))
         with Engine(family, limits) as engine:
             engine.warm_up()

@@ -55,11 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     """The command ``cli``.
 
     Raises:
-        UserError: no such model or first picture, or an impossible setting.
+        UserError: no such model or first picture, an impossible setting, or no input.
     """
     from llava_teamlora.generation import Decoding
     from llava_teamlora.serving.talk import Talk
 
+    if sys.stdin is None:
+        raise UserError("standard input is closed, but questions are read from it; leave it open, or pipe them in")
     decoding = Decoding(
         arguments.max_new_tokens,
         arguments.temperature,

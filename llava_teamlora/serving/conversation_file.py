@@ -11,6 +11,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -31,18 +32,24 @@ class FileLimits:
     """How much is read of a conversation.
 
     Attributes:
-        max_bytes: of the whole file.
+        max_bytes: of the whole file; it bounds the bytes of the pictures inside too.
         max_turns: questions and answers together.
         max_pictures: in all.
         max_letters: of one text.
-        picture: of each picture; None takes the usual ones.
+        max_pixels: of all pictures together; a decoded one takes three bytes a pixel.
+        picture: of each picture, but for its bytes; None takes the usual ones.
     """
 
     max_bytes: int = 64 * 2**20
     max_turns: int = 1000
     max_pictures: int = 64
     max_letters: int = 1_000_000
+    max_pixels: int = 200_000_000
     picture: PictureLimits | None = None
+
+
+OWN = FileLimits(max_bytes=2**30, max_pixels=1_000_000_000)
+"""Of a file on one's own disk."""
 
 
 def write_conversation(conversation: Conversation) -> str:
@@ -98,13 +105,14 @@ def read_conversation(content: str | bytes, where: str, limits: FileLimits | Non
     except ValueError as error:  # broken JSON, an integer of thousands of digits, or no UTF-8
         raise UserError(f"{where}: is no conversation that was saved here: broken JSON ({error})") from error
     place = _Place(whole, where, "", limits)
+    if isinstance(whole, dict) and "format" in whole:  # first, for another format has other fields
+        number = place.at(".format", whole["format"])
+        if number.number(int) != FORMAT:
+            raise number.wrong(f"must be {FORMAT}, the format that this version reads, found {number.shown}")
     fields = place.fields("format", "system", "turns", "waiting", optional=("system", "waiting"))
-    if (number := fields["format"]).number(int) != FORMAT:
-        raise number.wrong(f"must be {FORMAT}, the format that this version reads, found {number.shown}")
-    conversation = _exchanges(fields["turns"])
-    waiting = tuple(map(_picture, fields["waiting"].entries(limits.max_pictures, "pictures")))
-    if len(conversation.pictures) + len(waiting) > limits.max_pictures:
-        raise place.wrong(f"holds more than {limits.max_pictures} pictures")
+    seen = _Pictures(place)
+    conversation = _exchanges(fields["turns"], seen)
+    waiting = seen.read(fields["waiting"])
     system = None if fields["system"].value is None else fields["system"].text()
     return replace(conversation, waiting=waiting, system=system)
 
@@ -175,12 +183,46 @@ class _Place:
     def number(self, kind: type = float) -> Any:
         """A number; where whole ones are wanted, a whole one."""
         wanted = (int,) if kind is int else (int, float)
-        if isinstance(self.value, bool) or not isinstance(self.value, wanted) or not abs(self.value) < 1 << 53:
-            raise self.wrong(f"must be a {'whole ' if kind is int else ''}number, found {self.shown}")
-        return kind(self.value)
+        if not isinstance(self.value, bool) and isinstance(self.value, wanted):
+            with suppress(OverflowError):  # a whole number above all floats
+                number = kind(self.value)
+                if kind is int or math.isfinite(number):
+                    return number
+        raise self.wrong(f"must be a {'whole ' if kind is int else ''}number, found {self.shown}")
 
 
-def _exchanges(turns: _Place) -> Conversation:
+@dataclass
+class _Pictures:
+    """Reads a file's pictures, as many and as large as its limits allow in all.
+
+    Attributes:
+        whole: the file.
+        count: of those read.
+        pixels: of those read.
+    """
+
+    whole: _Place
+    count: int = 0
+    pixels: int = 0
+
+    def read(self, entries: _Place) -> tuple[Picture, ...]:
+        """Those of one list."""
+        limits = self.whole.limits
+        places = entries.entries(limits.max_pictures, "pictures")
+        self.count += len(places)
+        if self.count > limits.max_pictures:
+            raise self.whole.wrong(f"holds more than {limits.max_pictures} pictures")
+        return tuple(map(self._read, places))
+
+    def _read(self, place: _Place) -> Picture:
+        picture = _picture(place)
+        self.pixels += picture.image.width * picture.image.height
+        if self.pixels > self.whole.limits.max_pixels:
+            raise place.wrong(f"with this one the pictures have more than {self.whole.limits.max_pixels} pixels")
+        return picture
+
+
+def _exchanges(turns: _Place, seen: _Pictures) -> Conversation:
     conversation = Conversation()
     if turns.value is None:
         raise turns.wrong("must be a list, found null")
@@ -193,8 +235,7 @@ def _exchanges(turns: _Place) -> Conversation:
             raise said.wrong(f"must be {role!r}, found {said.shown}: questions and answers alternate")
         if role == "human":
             fields = turn.fields("role", "text", "pictures", optional=("pictures",))
-            pictures = tuple(map(_picture, fields["pictures"].entries(turns.limits.max_pictures, "pictures")))
-            exchange = Exchange(_spoken(fields["text"]), pictures)
+            exchange = Exchange(_spoken(fields["text"]), seen.read(fields["pictures"]))
             conversation = replace(conversation, exchanges=(*conversation.exchanges, exchange))
         else:
             conversation = conversation.answered(_reply(turn))
@@ -208,13 +249,15 @@ def _spoken(place: _Place) -> str:
 
 
 def _picture(place: _Place) -> Picture:
-    from llava_teamlora.serving.pictures import read_data_uri
+    from llava_teamlora.serving.pictures import PictureLimits, read_data_uri
 
     fields = place.fields("name", "data")
     data = fields["data"]
     if not isinstance(data.value, str):
         raise data.wrong(f"must be a picture as data:image/png;base64,..., found {data.shown}")
-    return Picture(fields["name"].text(), read_data_uri(data.value, f"{data.where}: {data.name}", data.limits.picture))
+    # A photo that came as a small JPEG stands here as a large PNG: its bytes are the file's to bound.
+    limits = replace(data.limits.picture or PictureLimits(), max_bytes=data.limits.max_bytes)
+    return Picture(fields["name"].text(), read_data_uri(data.value, f"{data.where}: {data.name}", limits))
 
 
 def _reply(turn: _Place) -> Reply:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 
 from PIL import Image
@@ -206,8 +207,7 @@ class Engine:
             try:
                 self._end_late()
                 self._drop_ended()
-                for key, tickets in self._next_in_line().items():
-                    self._admit(key, tickets)
+                self._admit_next()
                 self._drop_ended()  # those who were stopped while prompts were read
                 self._step()
             except Exception as error:  # none of the models': nobody must wait for ever because of it
@@ -218,6 +218,9 @@ class Engine:
                 tell_failure(left, error)
             with self._changed:
                 self._running = self._in_batches()
+        self._batches.clear()
+        with self._changed:
+            self._running.clear()
 
     def _goes_on(self) -> bool:
         """Wait for work; False at the end."""
@@ -252,11 +255,13 @@ class Engine:
     def _in_batches(self) -> list[Ticket]:
         return [ticket for batch in self._batches.values() for ticket in batch.tickets]
 
-    def _admit(self, key: Key, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
-            ticket.tell(Waiting(0))
-        batch = self._batches.setdefault(key, Batch(self.family.models[key[0]], key[1]))
-        self._attempt(key, lambda: batch.admit([ticket for ticket in tickets if not ticket.ended]), tickets)
+    def _admit_next(self) -> None:
+        """Have those answered whose turn it is; not in the thread's loop, which would hold on to them as it waits."""
+        for key, tickets in self._next_in_line().items():
+            for ticket in tickets:
+                ticket.tell(Waiting(0))
+            batch = self._batches.setdefault(key, Batch(self.family.models[key[0]], key[1]))
+            self._attempt(key, partial(batch.admit, tickets), tickets)
 
     def _drop_ended(self) -> None:
         for key, batch in list(self._batches.items()):

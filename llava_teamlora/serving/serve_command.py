@@ -100,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     with sock:
         first = str(Path(arguments.models[0]))  # as a model tells its own path
         names = {} if arguments.served_name is None else {first: arguments.served_name}
+        print(f"loading {arguments.models[0]} …", file=sys.stderr, flush=True)
         family = load_family(arguments.models, names, **loading_options(arguments))
         with Engine(family, limits) as engine:
             engine.warm_up()
@@ -179,7 +180,7 @@ def _log_to_stderr() -> None:
 
 def _greeting(url: str, models: list[str], guarded: bool) -> str:
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
-    key = f' \\\n    -H "Authorization: Bearer ${_KEY_VARIABLE}"' if guarded else ""
+    key = ' \\\n    -H "Authorization: Bearer YOUR_KEY"' if guarded else ""
     return (
         f"serving {', '.join(models)} at {url}/v1 (Ctrl-C ends it)\n"
         f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n    -d {shlex.quote(body)}"

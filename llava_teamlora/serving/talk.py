@@ -6,6 +6,7 @@ beside it is who answers, with which settings, and which experts took part in th
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Generator as Stream
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ class Talk:
 
         if self.generator.vision is None:
             raise UserError(f"{self.generator.loaded.name}: is a text-only model and takes no pictures")
-        pictures = [Picture(Path(path).name, load_image(Path(path).expanduser())) for path in paths]
+        pictures = [Picture(_name(path), load_image(os.path.expanduser(path))) for path in paths]
         anew = bool(self.conversation.pictures)
         if anew:
             self.clear()
@@ -223,6 +224,11 @@ class Talk:
             return
         texts = tuple(token_text(self.generator.tokenizer, token) for token, _ in seen)
         self.watched = Watched(texts, torch.stack([omega.mean(0) for _, omega in seen]))
+
+
+def _name(path: str | Path) -> str:
+    """What a picture is called: its file's name, bytes of it that are no text shown as such."""
+    return Path(path).name.encode(errors="replace").decode()
 
 
 def _refuse(generator: Generator, conversation: Conversation) -> None:

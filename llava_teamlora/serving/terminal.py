@@ -5,6 +5,7 @@ In: lines typed or piped. Out: the answers, as they come. A mistake costs one li
 
 from __future__ import annotations
 
+import os.path
 import shlex
 from collections.abc import Callable
 from collections.abc import Generator as Stream
@@ -51,6 +52,17 @@ class _Command(NamedTuple):
     complete: Callable[[str], list[str]] = lambda begun: []
 
 
+def _alone(act: Callable[[], str | Stream[str, None, None]]) -> _Command:
+    """A command with nothing behind it."""
+
+    def obey(rest: str) -> str | Stream[str, None, None]:
+        if rest:
+            raise UserError(f"nothing stands behind this command; leave {rest!r:.40} out (/help names the commands)")
+        return act()
+
+    return _Command(obey)
+
+
 class Terminal:
     """Reads lines, obeys commands, prints answers.
 
@@ -66,20 +78,20 @@ class Terminal:
         self._written: set[Path] = set()  # files that are this conversation's to write anew
         self.commands = {
             "/image": _Command(self._image, paths),
-            "/images": _Command(lambda rest: self._images()),
-            "/undo": _Command(lambda rest: talk.undo()),
-            "/again": _Command(lambda rest: talk.again()),
-            "/regenerate": _Command(lambda rest: talk.again()),
+            "/images": _alone(self._images),
+            "/undo": _alone(talk.undo),
+            "/again": _alone(talk.again),
+            "/regenerate": _alone(talk.again),
             "/edit": _Command(talk.edit, lambda begun: [last for last in self._last_question() if not begun]),
-            "/clear": _Command(lambda rest: self._clear()),
+            "/clear": _alone(self._clear),
             "/save": _Command(self._save, paths),
             "/load": _Command(self._load, paths),
             "/model": _Command(self._model, lambda begun: [name for name in talk.generators if name.startswith(begun)]),
             "/set": _Command(self._set, lambda begun: [name + " " for name in KINDS if name.startswith(begun)]),
-            "/system": _Command(lambda rest: self._system()),
-            "/experts": _Command(lambda rest: self._experts()),
+            "/system": _alone(self._system),
+            "/experts": _alone(self._experts),
             "/gains": _Command(self._gains),
-            "/help": _Command(lambda rest: HELP),
+            "/help": _alone(lambda: HELP),
         }
 
     def loop(self) -> int:
@@ -122,12 +134,13 @@ class Terminal:
         Raises:
             UserError: in words for the user.
         """
-        if any("\ud800" <= letter <= "\udfff" for letter in line):  # what Python makes of bytes that are no text
+        # What Python makes of bytes that are no text; and NUL, which no path holds.
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in line):
             raise UserError(_NOT_TEXT)
         if not line.startswith("/"):
             self._tell(self.talk.ask(line))
             return True
-        name, _, rest = line.partition(" ")
+        name, rest = [*line.split(maxsplit=1), ""][:2]
         if name in ("/exit", "/quit"):
             return False
         if name not in self.commands:
@@ -195,15 +208,15 @@ class Terminal:
         return f"{path}: {_counted(len(self.talk.conversation.exchanges), 'question')} written"
 
     def _load(self, rest: str) -> str:
-        from llava_teamlora.serving.conversation_file import FileLimits, read_conversation
+        from llava_teamlora.serving.conversation_file import OWN, read_conversation
 
         path = _one_path(rest, "/load")
         try:
             with path.open("rb") as file:
-                content = file.read(FileLimits().max_bytes + 1)
+                content = file.read(OWN.max_bytes + 1)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        self.talk.load(read_conversation(content, str(path)))
+        self.talk.load(read_conversation(content, str(path), OWN))
         self._written = {path}
         lines = []
         for exchange in self.talk.conversation.exchanges:
@@ -255,7 +268,7 @@ def _settings(talk: Talk) -> dict[str, float]:
 
 def _paths(rest: str) -> list[str]:
     """Paths as a shell would take them, or one path with blanks in it as it is."""
-    if Path(rest).expanduser().is_file():
+    if os.path.isfile(os.path.expanduser(rest)):  # Path's own refuses many paths, which are too long for one
         return [rest]
     try:
         return shlex.split(rest)
@@ -267,7 +280,7 @@ def _one_path(rest: str, command: str) -> Path:
     found = _paths(rest) if rest else []
     if len(found) != 1:
         raise UserError(f"{command} needs one path: {command} talk.json (with blanks in it, between quotes)")
-    return Path(found[0]).expanduser().absolute()
+    return Path(os.path.expanduser(found[0])).absolute()  # Path's own knows no file of ~nobody
 
 
 def _counted(count: int, what: str) -> str:

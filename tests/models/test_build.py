@@ -81,8 +81,12 @@ def test_wrong_combinations_are_refused(parts: Parts, tiny: str, tmp_path: Path)
     assert load_base(BaseSpec(tiny, select_layer=-2, select_feature="patch"))
     with pytest.raises(UserError, match="holds no config.json"):
         load_base(BaseSpec(str(tmp_path)))
-    with pytest.raises(UserError, match="neither a folder here nor a hub model in reach"):
+    with pytest.raises(UserError, match="none: no such folder"):
         load_base(BaseSpec(str(tmp_path / "none")))
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-12").mkdir()
+    with pytest.raises(UserError, match="did not finish: use .*checkpoint-12, or run it to its end"):
+        load_base(BaseSpec(str(tmp_path)))
 
 
 def test_cls_patch_counts_one_more(parts: Parts) -> None:

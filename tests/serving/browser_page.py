@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,3 +125,31 @@ def unharmed(chat: Chat, url: str) -> None:
     assert chat.asked
     assert [address for address in chat.asked if not address.startswith((url, "data:", "blob:"))] == []
     assert [line for line in chat.said if line.startswith(("error", "pageerror"))] == []
+
+
+def says(locator: Any, text: str) -> None:
+    """Wait until an element says that, spaces apart."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_text(text)
+
+
+def gone(locator: Any) -> None:
+    """Wait until there is none."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_count(0)
+
+
+def wait_until(chat: Chat, is_so: Callable[[], bool]) -> None:
+    """Wait for something that is to happen in this process."""
+    for _ in range(PATIENCE_MS // 20):
+        if is_so():
+            return
+        chat.page.wait_for_timeout(20)
+    raise AssertionError("it did not happen")
+
+
+def open_part(chat: Chat, label: str) -> None:
+    """Unfold a part of the page."""
+    chat.page.get_by_role("button", name=label).click()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from llava_teamlora.data.records import Turn
 from llava_teamlora.errors import UserError
 from llava_teamlora.generation import Decoding
+from llava_teamlora.serving import conversation_file
 from llava_teamlora.serving.conversation import Conversation, Exchange, Picture, Reply, Settings
 from llava_teamlora.serving.conversation_file import FileLimits, read_conversation, write_conversation
 from llava_teamlora.serving.pictures import PictureLimits
@@ -93,6 +95,33 @@ def test_json_and_back(talk: Conversation) -> None:
         assert read_conversation(text.encode(), "f") == conversation
 
 
+def test_whatever_was_answered_with_comes_back() -> None:
+    decoding = Decoding(10**17, 1e200, 1e-9, seed=-(2**70))
+    said = Reply("", "length", Settings("m", "v1", decoding, (1e30,)))
+    conversation = Conversation().ask("a\r\n\0\u2028 <b>").answered(said)
+    assert read_conversation(write_conversation(conversation), "f") == conversation
+
+
+def test_a_photo_that_is_large_as_png_comes_back() -> None:
+    noise = Image.frombytes("RGB", (60, 40), random.Random(0).randbytes(7200))
+    conversation = Conversation().show(Picture("photo.jpg", noise))
+    text = write_conversation(conversation)
+    assert read_conversation(text, "f", FileLimits(picture=PictureLimits(max_bytes=1000))) == conversation
+    with pytest.raises(UserError, match="f: has .* bytes, at most 1000"):
+        read_conversation(text, "f", FileLimits(max_bytes=1000))
+
+
+def test_pictures_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before all are decoded: many small files may be large pictures."""
+    text = write_conversation(Conversation().show(*[RED] * 6))
+    decoded = []
+    read = conversation_file._picture
+    monkeypatch.setattr(conversation_file, "_picture", lambda place: decoded.append(place) or read(place))
+    with pytest.raises(UserError, match=r"f: waiting\[2\]: with this one the pictures have more than 40 pixels"):
+        read_conversation(text, "f", FileLimits(max_pixels=40))
+    assert len(decoded) == 3
+
+
 def test_the_format_is_the_documented_one(talk: Conversation) -> None:
     content = json.loads(write_conversation(talk))
     assert list(content) == ["format", "system", "turns", "waiting"] and content["format"] == 1
@@ -164,6 +193,7 @@ def _decoding(**fields: Any) -> Callable[[Any], object]:
 DATA = "turns[0].pictures[1].data: "
 BREAKS: list[tuple[Callable[[Any], object], str]] = [
     (_set("format", to=2), "format: must be 1"),
+    (lambda content: content.clear() or content.update(format=9), "format: must be 1"),
     (_set("format", to="1"), "format: must be a whole number, found '1'"),
     (_set("format", to=True), "format: must be a whole number, found true"),
     (_drop("format"), "the field 'format' is missing"),

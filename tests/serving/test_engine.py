@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import torch
 from PIL import Image
 
 from llava_teamlora.errors import UserError
-from llava_teamlora.generation import Answer, Decoding, PromptTooLong, Query
+from llava_teamlora.generation import Answer, Decoding, Generator, PromptTooLong, Query, Steps
 from llava_teamlora.generation.reader import Reader
 from llava_teamlora.serving import engine as engine_module
 from llava_teamlora.serving.batch import Batch
@@ -325,6 +327,40 @@ def test_a_prompt_that_fails_fails_alone(family: Family, pace: Pace, monkeypatch
             assert ticket.result() == alone(family.models["tiny"], ticket.request)
 
 
+def test_those_whom_a_row_leaves_no_way_in_are_told_and_it_goes_on(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that takes in nobody later, and prompts that could not be read together."""
+    read = Reader._prefill
+
+    def one_at_a_time(self: Reader, queries: Any, prompts: Any) -> Any:
+        if len(queries) > 1:
+            raise RuntimeError("out of memory")
+        return read(self, queries, prompts)
+
+    member = family.models["tiny"]
+    fixed = Member("tiny", member.loaded, Generator(member.loaded, Steps(static_cache=True)), "base")
+    monkeypatch.setattr(Reader, "_prefill", one_at_a_time)
+    with Engine(Family({"tiny": fixed})) as engine:
+        first, second = engine.submit_all([ask(), ask(text="say yes")])
+        assert isinstance(error_of(second), Busy)
+        assert first.result() == fixed.generator.generate([first.request.query], LONG)[0]
+
+
+def test_nothing_of_an_asker_is_kept(family: Family) -> None:
+    with Engine(family) as engine:
+        ticket = engine.submit(Request("tiny", Query.ask("what?", Image.new("RGB", (8, 8))), LONG))
+        ticket.result()
+        gone = weakref.ref(ticket)
+        del ticket
+        for _ in range(1000):
+            gc.collect()
+            if gone() is None:
+                break
+            time.sleep(0.005)
+        assert gone() is None
+
+
 def test_a_defect_of_the_engine_itself_is_told_and_survived(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(family) as engine:
         with monkeypatch.context() as broken:
@@ -357,6 +393,7 @@ def test_shutdown_at_once_and_after_all_answers(family: Family, pace: Pace) -> N
             engine.submit(ask())
         assert not engine.accepting
     end.join()
+    assert engine.load == Load(0, 0)
     engine = Engine(family, Limits(max_batch=1))
     tickets = engine.submit_all([ask(), ask(text="say yes")])
     engine.shutdown(drain=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import html
 import json
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +20,7 @@ from hostile_files import png_of_zeros
 from PIL import Image
 
 from llava_teamlora.generation import Decoding, Query
+from llava_teamlora.serving.conversation import Picture, Reply
 from llava_teamlora.serving.engine import Engine
 from llava_teamlora.serving.experts import MEAN
 from llava_teamlora.serving.family import load_family
@@ -28,7 +32,7 @@ from llava_teamlora.serving.page.notices import Changes
 from llava_teamlora.serving.page.parts import Parts
 from llava_teamlora.serving.page.session import Session
 from llava_teamlora.serving.page.showing import Showing
-from llava_teamlora.serving.page.view import as_picture, as_text, edited_text
+from llava_teamlora.serving.page.view import Thumbnails, as_picture, edited_text, shown_text
 from llava_teamlora.serving.page.wiring import build_page
 from llava_teamlora.serving.tickets import Ticket
 
@@ -294,6 +298,12 @@ def test_the_system_prompt_is_trainings_until_changed(page: Page) -> None:
     assert last[page.parts.template].startswith("Be brief.") and texts(session)[-1] == page.alone(session)
 
 
+def test_a_system_prompt_has_a_longest(engine: Engine) -> None:
+    page = Page(engine, max_question=100)
+    (change,) = all_of(page.ask(page.new_session(), "what?", controls=["x" * 101, *page.controls[1:]]))
+    assert "101 characters; 100 are allowed" in change[page.parts.notice]
+
+
 def test_a_conversation_goes_out_and_comes_back(page: Page, picture: Path, tmp_path: Path) -> None:
     session, other = page.new_session(), page.new_session()
     all_of(page.ask(session, "what is it?", picture))
@@ -325,6 +335,38 @@ def test_votes_are_written_down_where_wished(engine: Engine, picture: Path, tmp_
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["vote"] for row in rows] == ["up", "down", "flag"]
     assert "message is not there" in run(page.keeping.vote(session, 0, 9, True))[page.parts.notice]
+
+
+def test_a_vote_names_the_model_that_answered(engine: Engine, tmp_path: Path) -> None:
+    log = tmp_path / "votes.jsonl"
+    page = Page(engine, log_votes=log)
+    session = page.new_session()
+    all_of(page.ask(session, "what is it?"))
+    first, other = session.sides[0].model, list(engine.family.models)[1]
+    run(page.deeds.choose(session, other, other, MEAN))
+    run(page.keeping.vote(session, 0, 1, True))
+    (row,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert row["model"] == first and row["manifest"] == engine.family.models[first].loaded.manifest
+    conversation = session.sides[0].conversation
+    assert conversation.exchanges[0].reply is not None
+    settings = replace(conversation.exchanges[0].reply.settings, model="another")
+    session.sides[0].conversation = conversation.regenerate().answered(
+        Reply("yes", "stop", settings)
+    )  # as out of a file
+    assert "another" in run(page.keeping.vote(session, 0, 1, True))[page.parts.notice]
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_pictures_are_forgotten_with_their_conversation(tmp_path: Path) -> None:
+    thumbnails = Thumbnails(str(tmp_path))
+    first = Picture("a", Image.new("RGB", (8, 8), "red"))
+    gone = weakref.ref(first.image)
+    file = thumbnails.path(first)
+    assert thumbnails.path(first) == file
+    del first
+    gc.collect()
+    assert gone() is None
+    assert thumbnails.path(Picture("b", Image.new("RGB", (8, 8), "blue"))) != file
 
 
 def test_the_picture_is_shown_as_the_model_gets_it(page: Page, picture: Path) -> None:
@@ -369,9 +411,12 @@ def test_nobody_waits_for_another_but_in_the_engines_line(engine: Engine, tmp_pa
     assert all(each.concurrency_limit is None or each.queue is False or each.fn is None for each in blocks.fns.values())
 
 
-@pytest.mark.parametrize("text", ["<img src=x> a<b 1 < 2", "AT&T &amp; &lt;b> & &#60;", "plain\n\n  text"])
+@pytest.mark.parametrize(
+    "text", ["<img src=x> a<b 1 < 2", "AT&T &amp; &lt;b> & &#60;", "&copy 1 &ltb> a&note", "plain\n\n  text"]
+)
 def test_no_text_is_taken_for_html(text: str) -> None:
-    shown = as_text(text)
+    shown = shown_text(text)
+    assert shown_text("AT&T < Q & A") == "AT&T < Q & A"  # what cannot be taken for anything stays, to be copied
     assert "<i" not in shown and "<b" not in shown and html.unescape(shown) == text
     assert edited_text(shown) == edited_text([{"type": "text", "text": shown}]) == text
 

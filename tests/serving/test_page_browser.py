@@ -10,7 +10,7 @@ from typing import Any
 import browsers
 import held_models
 import pytest
-from browser_page import PATIENCE_MS, Chat, Served, serve, unharmed
+from browser_page import PATIENCE_MS, Chat, Served, gone, open_part, says, serve, unharmed, wait_until
 
 from llava_teamlora.data.images import load_image
 from llava_teamlora.generation import Decoding, Query
@@ -79,34 +79,6 @@ def open_chat(served: Served, context: Any) -> Iterator[Open]:
         unharmed(chat, served.url)
         chat.page.close()
     assert served.calls == []
-
-
-def says(locator: Any, text: str) -> None:
-    """Wait until an element says that, spaces apart."""
-    from playwright.sync_api import expect
-
-    expect(locator).to_have_text(text)
-
-
-def gone(locator: Any) -> None:
-    """Wait until there is none."""
-    from playwright.sync_api import expect
-
-    expect(locator).to_have_count(0)
-
-
-def wait_until(chat: Chat, is_so: Callable[[], bool]) -> None:
-    """Wait for something that is to happen in this process."""
-    for _ in range(PATIENCE_MS // 20):
-        if is_so():
-            return
-        chat.page.wait_for_timeout(20)
-    raise AssertionError("it did not happen")
-
-
-def open_part(chat: Chat, label: str) -> None:
-    """Unfold a part of the page."""
-    chat.page.get_by_role("button", name=label).click()
 
 
 def alone(served: Served, model: str, picture: Path, question: str = COLOR, **options: Any) -> str:

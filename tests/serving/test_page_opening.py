@@ -15,7 +15,7 @@ from llava_teamlora.errors import UserError
 from llava_teamlora.serving.chat_command import add_parser, page_settings
 from llava_teamlora.serving.engine import Engine
 from llava_teamlora.serving.family import load_family
-from llava_teamlora.serving.page import PageSettings, open_page, read_examples
+from llava_teamlora.serving.page import PageSettings, open_page, opening, read_examples
 from llava_teamlora.serving.page.labels import LABELS, preferred
 
 USERS = (("ada", "secret"),)
@@ -62,6 +62,12 @@ def test_another_name_for_this_machine_is_refused(inside: httpx.Client) -> None:
     assert inside.get("/", headers={"Host": "localhost:7860"}).status_code == 200
 
 
+def test_another_page_cannot_have_a_browser_send_files(inside: httpx.Client) -> None:
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
+        upload = inside.post("/gradio_api/upload", files={"files": ("a.png", b"x")}, headers={"Sec-Fetch-Site": site})
+        assert upload.status_code == status, site
+
+
 def test_files_of_the_machine_and_addresses_are_refused(inside: httpx.Client) -> None:
     assert inside.get("/gradio_api/file=/etc/hostname").status_code == 403
     for endpoint in ("/docs", "/redoc", "/openapi.json", "/monitoring/summary"):
@@ -71,6 +77,23 @@ def test_files_of_the_machine_and_addresses_are_refused(inside: httpx.Client) ->
 def test_an_upload_beyond_the_limit_is_refused(inside: httpx.Client) -> None:
     content = bytes(PageSettings().pictures.max_bytes + 1)
     assert inside.post("/gradio_api/upload", files={"files": ("a.png", content)}).status_code == 413
+
+
+def test_uploads_do_not_fill_the_disk(inside: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(opening, "_MOST_KEPT", 1000)
+    sent = {"files": {"files": ("a.png", b"a")}}
+    assert inside.post("/gradio_api/upload", **sent).status_code == 200
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "a.png").write_bytes(bytes(1001))
+    assert inside.post("/gradio_api/upload", **sent).status_code == 507
+
+
+def test_bodies_have_a_longest(inside: httpx.Client) -> None:
+    join = {"url": "/gradio_api/queue/join", "headers": {"Content-Type": "application/json"}}
+    assert inside.post(**join, content=bytes(9 * 2**20)).status_code == 413
+    assert inside.post(**join, content=iter([b"{", b"}"])).status_code == 413  # chunked: of no length
+    assert inside.post(**join, content=b"{}").status_code == 422
 
 
 def parsed(*words: str) -> argparse.Namespace:

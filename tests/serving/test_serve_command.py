@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
+import outbound
 import pytest
 
 from llava_teamlora.cli import main
@@ -39,6 +41,7 @@ def test_it_serves_until_it_is_told_to_end(tiny: str, tmp_path: Path) -> None:
     )
     try:
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("loading ")
         said = process.stderr.readline()
         assert said.startswith("serving shapes at http://127.0.0.1:")
         url = said.split()[3]
@@ -87,6 +90,30 @@ def test_mistakes_are_found_before_a_model_is_loaded(capsys: pytest.CaptureFixtu
     (tmp_path / "empty").write_text("\n")
     assert "holds no key" in refusal(capsys, "none", "--api_key_file", str(tmp_path / "empty"))
     assert "one word" in refusal(capsys, "none", "--api_key", "two words")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["cli", "run", "--load-4bit"], "--load-4bit is a flag of LLaVA's own programs; here: --bits 4"),
+        (["chat", "--model-path", "run"], "the model needs no flag"),
+        (["serve", "run", "--conv_mode", "v1"], "here: --version"),
+        (["cli", "run", "--image-file", "a.png"], "here: --image"),
+    ],
+)
+def test_llavas_own_flags_are_answered_with_ours(flags: list[str], words: str, capsys: Any) -> None:
+    assert main(flags) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "runs" / "teamlora").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with outbound.watched() as calls:
+        assert main(["cli", "runs/teamlra"]) == 1
+    assert "runs/teamlra: no such folder; did you mean 'teamlora'?" in capsys.readouterr().err and calls == []
 
 
 def test_which_names_it_is_called_by() -> None:

@@ -116,6 +116,24 @@ def test_paths_are_a_shells_or_one_that_is_there(talk: Talk, pictures: Path, mon
     assert len(talk.conversation.waiting) == 4  # of several, one of which cannot be read, none is taken
 
 
+def test_many_names_are_not_one_that_is_too_long(talk: Talk, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pictures)
+    run(talk, "/image" + " red.png" * 40, "/edit\twhat?")
+    assert len(talk.conversation.waiting) == 40
+    out, err = run(talk, "/set\ttemperature 0.5")
+    assert "temperature 0.5" in out and not err
+
+
+def test_a_picture_whose_name_is_no_text(talk: Talk, pictures: Path) -> None:
+    odd = pictures / "caf\udce9.png"
+    try:
+        odd.write_bytes((pictures / "red.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    talk.show(odd)
+    assert talk.conversation.waiting[0].name == "caf?.png"
+
+
 def test_a_typed_marker_is_no_picture(talk: Talk, pictures: Path) -> None:
     out, err = run(talk, f"/image {pictures / 'red.png'}", "what is <image>?")
     assert "error: the text holds <image>, which marks a picture's place; leave it out" in err
@@ -145,6 +163,11 @@ def test_mistakes_cost_one_line_and_the_conversation_goes_on(talk: Talk, picture
         "/gains one": "one number for each expert",
         "/load /nowhere.json": "No such file",
         f"/load {pictures / 'broken.png'}": "broken JSON",
+        "/system be kind": "nothing stands behind this command; leave 'be kind' out",
+        "/clear all": "leave 'all' out",
+        "/load a\0b": "is not UTF-8 text",
+        "/load ~no-such-person/a.json": "~no-such-person/a.json: cannot be read (No such file",
+        "/image ~no-such-person/a.png": "no such picture",
         "/save": "/save needs one path",
         f"/save {pictures / 'red.png'}": "is there already",
     }
@@ -406,3 +429,13 @@ def test_a_wrong_model_is_one_line(pictures: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith("error: ")
     assert main(["cli", str(pictures), "--static_cache", "--compare", "other"]) == 1
     assert "--compare is for a growing cache" in capsys.readouterr().err
+
+
+def test_a_closed_input_is_one_line(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llava_teamlora.cli import main
+
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["cli", tiny]) == 1
+    assert capsys.readouterr().err.startswith("error: standard input is closed")

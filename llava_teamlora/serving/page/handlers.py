@@ -201,7 +201,7 @@ class Handlers:
         if loaded.vision is None and conversation.pictures:
             raise UserError(say("no_text_pictures", language, model=side.model))
         first = self.engine.family.models[session.sides[0].model].loaded.template
-        changed = system if first.system and system != first.system else None
+        changed = self._short_enough(system, session) if first.system and system != first.system else None
         experts = self.showing.experts[side.model]
         weighed = used_gains(gains[: experts.k]) if experts.k and (side is session.sides[0] or both) else None
         decoding = Decoding(int(max_tokens), float(temperature), float(top_p), seed=int(seed or 0))
@@ -215,6 +215,9 @@ class Handlers:
     def _question(self, text: str, session: Session) -> str:
         if not text.strip():
             raise UserError(say("nothing", session.language))
+        return self._short_enough(text, session)
+
+    def _short_enough(self, text: str, session: Session) -> str:
         if len(text) > self.settings.max_question:
             values = {"found": len(text), "allowed": self.settings.max_question}
             raise UserError(say("long_question", session.language, **values))

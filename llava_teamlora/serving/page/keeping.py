@@ -113,8 +113,11 @@ class Keeping:
         kind = _VOTES.get(liked)
         if kind is None or self.settings.log_votes is None:  # taken back: what is written stays written
             return {}
-        manifest = self.engine.family.models[side.model].loaded.manifest
-        vote = Vote(kind, side.conversation, index, manifest)
+        reply = side.conversation.exchanges[index].reply
+        answered = side.model if reply is None else reply.settings.model  # others may be chosen since
+        if answered not in self.engine.family.models:
+            raise UserError(say("foreign_vote", session.language, model=answered))
+        vote = Vote(kind, side.conversation, index, self.engine.family.models[answered].loaded.manifest)
         await asyncio.to_thread(log_vote, self.settings.log_votes, vote)
         return {self.parts.notice: view.said_so(say("voted", session.language))}
 

@@ -78,6 +78,10 @@ LABELS: dict[str, tuple[str, str]] = {
     "down": ("bad answer", "差回答"),
     "flag": ("report", "举报"),
     "voted": ("Thank you, your vote is written down.", "谢谢，已记录你的评价。"),
+    "foreign_vote": (
+        "{model} gave this answer, which is not served here: nobody could tell what was voted on",
+        "该回答来自 {model}，它不在此页面上，无法记录评价",
+    ),
     "loaded": ("The conversation is opened.", "对话已打开。"),
     "waiting": ("Place {position} in the line; Stop leaves it.", "排队中，第 {position} 位；停止即离开队伍。"),
     "reading": ("Reading …", "正在阅读……"),
@@ -87,8 +91,8 @@ LABELS: dict[str, tuple[str, str]] = {
     "nothing": ("write a question first", "请先写下问题"),
     "nothing_again": ("there is no answer yet", "还没有回答"),
     "long_question": (
-        "the question has {found} characters; {allowed} are allowed",
-        "问题有 {found} 个字符，最多 {allowed} 个",
+        "the text has {found} characters; {allowed} are allowed",
+        "文本有 {found} 个字符，最多 {allowed} 个",
     ),
     "many_pictures": ("a conversation holds at most {allowed} pictures; begin a new one with Clear",
                       "一个对话最多 {allowed} 张图片，请清空后重新开始"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _FOREIGN = re.compile(r"/(proxy=|(file|stream)[=/].*:/)", re.IGNORECASE)  # paths that name an address elsewhere
 _OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+_LONGEST_BODY = 8 * 2**20  # bytes that may be sent, but for uploads
+_MOST_KEPT = 4 * 2**30  # bytes of uploads on the disk at once
 _SESSIONS = 200  # browsers whose conversations are kept in memory at once
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -160,18 +164,20 @@ def _fetch_nothing() -> None:
 def _policy(settings: PageSettings) -> Any:
     from starlette.middleware import Middleware
 
-    return Middleware(_Policy, alone=settings.host in _OWN_NAMES and not settings.share)
+    uploads = (settings.max_pictures + 1) * settings.pictures.max_bytes
+    return Middleware(_Policy, alone=settings.host in _OWN_NAMES and not settings.share, longest_upload=uploads)
 
 
 class _Policy:
-    """Adds headers to every answer of the server; refuses to be a proxy, and other names for this machine.
+    """Adds headers to every answer of the server; refuses to be a proxy, other names for this machine, other pages.
 
     Gradio hands on what lies at addresses that a path of its own names. And a web page of somebody else could have its
-    own name resolve to this machine, and talk to a server that is for this machine alone.
+    own name resolve to this machine, and talk to a server that is for this machine alone; or have a browser send files
+    here, whose answer it cannot read, but which fill the disk. Gradio reads bodies of any length, too.
     """
 
-    def __init__(self, app: Callable[..., Any], alone: bool) -> None:
-        self.app, self.alone = app, alone
+    def __init__(self, app: Callable[..., Any], alone: bool, longest_upload: int) -> None:
+        self.app, self.alone, self.longest_upload = app, alone, longest_upload
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def with_headers(message: Any) -> None:
@@ -183,10 +189,37 @@ class _Policy:
             await self.app(scope, receive, send)
         elif self.alone and _host(scope) not in _OWN_NAMES:
             await _refuse(send, 421, b"this page is for this machine alone (--host)")
+        elif scope["method"] == "POST" and _header(scope, b"sec-fetch-site") in ("cross-site", "same-site"):
+            await _refuse(send, 403, b"pages from elsewhere may not send anything here")
+        elif self._too_long(scope):
+            await _refuse(send, 413, b"what is sent is too long, or does not say how long it is")
+        elif _is_upload(scope) and _kept() > _MOST_KEPT:
+            await _refuse(send, 507, b"too many pictures have been uploaded here today; come back tomorrow")
         elif _FOREIGN.search(scope["path"]):
             await _refuse(send, 403, b"nothing is fetched from the network here")
         else:
             await self.app(scope, receive, with_headers)
+
+    def _too_long(self, scope: Any) -> bool:
+        length = _header(scope, b"content-length")
+        longest = self.longest_upload if _is_upload(scope) else _LONGEST_BODY
+        return bool(_header(scope, b"transfer-encoding")) or (length.isdigit() and int(length) > longest)
+
+
+def _is_upload(scope: Any) -> bool:
+    return scope["method"] == "POST" and scope["path"].endswith("/upload")
+
+
+def _kept() -> int:
+    """Bytes of what has been uploaded and not been deleted yet."""
+    from gradio.utils import get_upload_folder
+
+    total = 0
+    for folder, _, names in os.walk(get_upload_folder()):
+        for name in names:
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                total += os.stat(os.path.join(folder, name)).st_size
+    return total
 
 
 async def _refuse(send: Any, status: int, words: bytes) -> None:
@@ -194,8 +227,12 @@ async def _refuse(send: Any, status: int, words: bytes) -> None:
     await send({"type": "http.response.body", "body": words})
 
 
+def _header(scope: Any, name: bytes) -> str:
+    return dict(scope["headers"]).get(name, b"").decode("latin-1").lower()
+
+
 def _host(scope: Any) -> str:
-    named = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+    named = _header(scope, b"host")
     return named.rpartition(":")[0] if not named.endswith("]") and ":" in named else named
 
 

@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import re
+import weakref
+from html.entities import html5
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,15 +25,14 @@ if TYPE_CHECKING:
     from llava_teamlora.serving.family import Member
     from llava_teamlora.serving.page.session import Session, Side
 
-_ENTITY = re.compile(r"&(?=[#\w])")
-_TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 _THUMBNAIL = 768  # pixels; a conversation's pictures travel to the browser in this size at most
-_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
+_OLD_ENTITIES = "|".join(name for name in html5 if not name.endswith(";"))  # these count without their semicolon, too
+_TAG, _ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(rf"&(?=#\w|\w+;|{_OLD_ENTITIES})")
 _LONGEST_PROMPT = 4000  # characters of a prompt that are shown
 
 
 class Thumbnails:
-    """Files of pictures as a conversation shows them, each written once.
+    """Files of pictures as a conversation shows them, each written once. Keeps no picture that nobody else keeps.
 
     Args:
         folder: one that Gradio serves from.
@@ -39,17 +40,19 @@ class Thumbnails:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._written: dict[int, tuple[Picture, str]] = {}
+        self._written: dict[int, tuple[weakref.ref[Picture], str]] = {}
 
     def path(self, picture: Picture) -> str:
         """A picture's file."""
-        if id(picture) not in self._written:
+        key = id(picture)
+        if key not in self._written:
             from gradio.processing_utils import save_pil_to_cache
 
             small = picture.image.copy()
             small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            self._written[id(picture)] = (picture, save_pil_to_cache(small, self.folder, "picture", "webp"))
-        return self._written[id(picture)][1]
+            file = save_pil_to_cache(small, self.folder, "picture", "webp")
+            self._written[key] = (weakref.ref(picture, lambda _: self._written.pop(key, None)), file)
+        return self._written[key][1]
 
 
 def messages(side: Side, thumbnails: Thumbnails) -> list[dict[str, Any]]:
@@ -76,11 +79,6 @@ def _numbered(side: Side, thumbnails: Thumbnails) -> list[tuple[dict[str, Any], 
         if said:
             found.append(({"role": "assistant", "content": shown_text(said)}, index))
     return found
-
-
-def as_text(text: str) -> str:
-    """A text in which Gradio, which takes messages for HTML, finds none. See :func:`edited_text` for the way back."""
-    return _TAG.sub("&lt;", _ENTITY.sub("&amp;", text))
 
 
 def notice(session: Session) -> str:
