@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,12 @@ from PIL import Image
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test looks outside this machine
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: thousands of tests, and modules, that no collection need look at."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,12 @@ import pytest
 from llava_teamlora.bench.measuring import Quartiles, Times, measure
 
 
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage is of no matter here, and in a process full of other tests' things it takes long to collect."""
+    monkeypatch.setattr("llava_teamlora.bench.measuring.gc.collect", lambda: 0)
+
+
 class World:
     """Ways that take as long as they are told to; a clock that drifts."""
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.deepspeed
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ZERO2, ZERO3 = (("--deepspeed", str(SCRIPTS / f"{stage}.json")) for stage in ("zero2", "zero3"))
-EACH = pytest.mark.parametrize("zero", [ZERO2, ZERO3], ids=["zero2", "zero3"])
+EACH = pytest.mark.parametrize("zero", [pytest.param(ZERO2, marks=pytest.mark.heavy), ZERO3], ids=["zero2", "zero3"])
 
 
 @EACH
@@ -141,7 +141,7 @@ def test_an_adapter_is_gone_on_from_under_zero3(
     assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
 
 
-@pytest.mark.parametrize("stage", ["zero2_offload", "zero3_offload"])
+@pytest.mark.parametrize("stage", [pytest.param("zero2_offload", marks=pytest.mark.heavy), "zero3_offload"])
 def test_offloading_keeps_the_schedule(pair: ProcessPair, argv: list[str], stage: str, tmp_path: Path) -> None:
     """Cosine, warm-up and the projector's own rate: what LLaVA's zero3_offload.json loses."""
     config = json.loads((SCRIPTS / f"{stage}.json").read_text())

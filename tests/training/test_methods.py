@@ -38,7 +38,10 @@ def drop_dropout(argv: list[str]) -> None:
     del argv[at : at + 2]
 
 
-@pytest.mark.parametrize("method", METHODS)
+ALIKE = {"moelora", "hydralora", "moslora", "ia3", "projector"}  # another of METHODS goes the same way
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.heavy) if m in ALIKE else m for m in METHODS])
 def test_resume_equals_straight_and_the_folder_answers(
     argv: list[str], trained: Train, tmp_path: Path, method: str
 ) -> None:

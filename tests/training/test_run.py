@@ -100,7 +100,10 @@ def test_resume_in_the_second_epoch(trained: Train, tmp_path: Path) -> None:
     assert same(adapter(straight), adapter(resumed))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(kind, marks=pytest.mark.heavy) for kind in (signal.SIGINT, signal.SIGTERM))],
+)
 def test_interrupted_process_goes_on(argv: list[str], number: int, tmp_path: Path) -> None:
     argv = [*argv, "--num_train_epochs", "4", "--save_steps", "3"]  # 24 steps
     run = tmp_path / "run"
