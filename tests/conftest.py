@@ -23,6 +23,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Extensions look at the end for what was never collected."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tiny() -> str:
     """Folder of the embedded base."""

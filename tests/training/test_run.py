@@ -101,8 +101,7 @@ def test_resume_in_the_second_epoch(trained: Train, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "number",
-    [signal.SIGKILL, *(pytest.param(kind, marks=pytest.mark.heavy) for kind in (signal.SIGINT, signal.SIGTERM))],
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.heavy), signal.SIGKILL]
 )
 def test_interrupted_process_goes_on(argv: list[str], number: int, tmp_path: Path) -> None:
     argv = [*argv, "--num_train_epochs", "4", "--save_steps", "3"]  # 24 steps
