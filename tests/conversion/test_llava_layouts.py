@@ -187,7 +187,7 @@ def test_refusals(
         (tiny, "original", ("--model_base", llm), "is a whole LLaVA; drop --model_base"),
         (full, "transformers", ("--dtype", "int8"), "--dtype 'int8' is not one of float32"),
         (full, "transformers", ("--max_shard_size", "many"), "--max_shard_size 'many'"),
-        (tmp_path / "none", "original", (), "neither a folder here nor a hub model in reach"),
+        (tmp_path / "none", "original", (), "none: no such folder"),
     ):
         assert convert(source, to, out, *flags) == 1
         assert message in capsys.readouterr().err

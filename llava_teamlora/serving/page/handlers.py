@@ -201,7 +201,8 @@ class Handlers:
         if loaded.vision is None and conversation.pictures:
             raise UserError(say("no_text_pictures", language, model=side.model))
         first = self.engine.family.models[session.sides[0].model].loaded.template
-        changed = self._short_enough(system, session) if first.system and system != first.system else None
+        own = system is None or not first.system or system == first.system  # None: its box is not filled yet
+        changed = None if own else self._short_enough(system, session)
         experts = self.showing.experts[side.model]
         weighed = used_gains(gains[: experts.k]) if experts.k and (side is session.sides[0] or both) else None
         decoding = Decoding(int(max_tokens), float(temperature), float(top_p), seed=int(seed or 0))
