@@ -100,6 +100,7 @@ class Chat:
         if files:
             self.attach(*files)
             self.page.locator("#question .thumbnail-item").nth(len(files) - 1).wait_for()
+        self.page.locator("#question .submit-button").wait_for()  # back in place once the last answer has ended
         box.fill(question)
         box.press("Enter")
 
