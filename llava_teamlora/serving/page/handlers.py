@@ -201,8 +201,9 @@ class Handlers:
         if loaded.vision is None and conversation.pictures:
             raise UserError(say("no_text_pictures", language, model=side.model))
         first = self.engine.family.models[session.sides[0].model].loaded.template
-        own = system is None or not first.system or system == first.system  # None: its box is not filled yet
-        changed = None if own else self._short_enough(system, session)
+        # None where the box is not filled yet, or the template has no place for a system prompt.
+        changed = None if system is None or not first.system or system == first.system else str(system)
+        self._short_enough(changed or "", session)
         experts = self.showing.experts[side.model]
         weighed = used_gains(gains[: experts.k]) if experts.k and (side is session.sides[0] or both) else None
         decoding = Decoding(int(max_tokens), float(temperature), float(top_p), seed=int(seed or 0))
