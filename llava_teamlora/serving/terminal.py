@@ -293,7 +293,7 @@ def _table(watched: Watched) -> str:
     names = [repr(token)[1:-1][:_WIDEST] for token, _ in rows]
     width = max(map(len, [*names[:_ROWS], "all tokens"]))
     lines = ["token".ljust(width) + "".join(f"{f'expert {i}':>10}" for i in range(1, len(rows[0][1]) + 1))]
-    for name, values in zip(names[:_ROWS], (values for _, values in rows), strict=False):
+    for name, (_, values) in list(zip(names, rows, strict=True))[:_ROWS]:
         lines.append(name.ljust(width) + "".join(f"{value:10.3f}" for value in values))
     if len(rows) > _ROWS:
         lines.append(f"... and {_counted(len(rows) - _ROWS, 'token')} more")
